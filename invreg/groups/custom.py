@@ -1,0 +1,205 @@
+"""How does a group come from callables, or from permutations?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from invreg.groups.contract import FiniteGroup
+from invreg.groups.positions import PositionGroup
+from invreg.groups.probe import distinct_values, probe_shapes
+
+Action = Callable[[Tensor], Tensor]
+
+_ROUNDING = 1e-9
+"""How far float64 rounding may move the result of an action, relative to the largest entry of the probe."""
+
+
+class _TableGroup(FiniteGroup):
+    """A finite group that composes by looking into ``_table``, its multiplication table."""
+
+    _table: Tensor
+
+    def cayley_table(self) -> Tensor:
+        """The multiplication table; see ``FiniteGroup.cayley_table``."""
+        return self._table.clone()
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        """Looks the products up; see ``Group.compose``."""
+        self._check_elements(g, h)
+        return self._table.to(g.device)[g, h]
+
+    def inverse(self, g: Tensor) -> Tensor:
+        """Looks up with what the product is the identity; see ``Group.inverse``."""
+        self._check_elements(g)
+        return (self._table == 0).int().argmax(1).to(g.device)[g]
+
+
+@dataclass(frozen=True, repr=False)
+class ActionGroup(_TableGroup):
+    """The group of some callables. Made by ``FiniteGroup.from_actions``, which documents it."""
+
+    actions: tuple[Action, ...]
+    input_shape: tuple[int, ...] | None = None
+    exact: bool = field(init=False, compare=False)
+    _table: Tensor = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        probe, images = self._act_on_probe()
+        object.__setattr__(self, "_table", self._find_table(images))
+        moved = images.flatten(1).abs().sort(dim=1).values
+        object.__setattr__(self, "exact", torch.equal(moved, probe.flatten(1).expand_as(moved)))
+
+    def __repr__(self) -> str:
+        names = (getattr(action, "__name__", repr(action)) for action in self.actions)
+        return f"FiniteGroup.from_actions([{', '.join(names)}])"
+
+    @property
+    def order(self) -> int:  # type: ignore[override]  # derived, where the base class has an attribute
+        """Number of actions."""
+        return len(self.actions)
+
+    def transform(self, index: int, x: Tensor) -> Tensor:
+        """Calls the element's action on a whole batch and checks what it returns."""
+        try:
+            y = self.actions[index](x)
+        except Exception as error:
+            raise RuntimeError(
+                f"{self!r}: action {index} failed on inputs of shape {tuple(x.shape)}: {error}"
+            ) from error
+        if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
+            came = f"{tuple(y.shape)}, {y.dtype} on {y.device}" if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"{self!r}: action {index} must keep shape, dtype and device, {tuple(x.shape)}, {x.dtype} on "
+                f"{x.device}: it returned {came}."
+            )
+        return y
+
+    def _act_on_probe(self) -> tuple[Tensor, Tensor]:
+        """A probe that the actions take, shape ``(1, ...)``, and its images, shape ``(order, ...)``."""
+        if self.input_shape is not None:
+            return self._images(distinct_values(self.input_shape))
+        for shape in probe_shapes((28, 3, len(self.actions))):
+            try:
+                return self._images(distinct_values(shape))
+            except (RuntimeError, ValueError) as error:
+                failure = error
+        raise ValueError(
+            f"{self!r}: no sample was found that all actions take. Give the shape of one, without the batch axis, "
+            "as input_shape."
+        ) from failure
+
+    def _images(self, probe: Tensor) -> tuple[Tensor, Tensor]:
+        given = probe.clone()
+        images = torch.cat([self.transform(index, given) for index in range(self.order)])
+        if not torch.equal(given, probe):
+            raise ValueError(f"{self!r}: an action writes into its input, which it must leave as it is.")
+        return probe, images
+
+    def _find_table(self, images: Tensor) -> Tensor:
+        """Recognises each product of two actions by where it takes the probe."""
+        if (twice := _matches(images, images).triu(1).nonzero()).numel():
+            i, j = twice[0].tolist()
+            raise ValueError(f"{self!r}: each element must be listed once, but actions {i} and {j} do the same.")
+        probe = distinct_values(images.shape[1:])
+        if not _matches(images[:1], probe).all():
+            raise ValueError(f"{self!r}: the first action must be the identity: write lambda x: x there.")
+        rows = []
+        for index in range(self.order):
+            found = _matches(self.transform(index, images), images)
+            if (unknown := (~found.any(1)).nonzero()).numel():
+                raise ValueError(
+                    f"{self!r} is not closed: action {index} after action {int(unknown[0])} is none of the "
+                    f"{self.order} actions. List every product, or give generators to FiniteGroup.from_permutations."
+                )
+            rows.append(found.int().argmax(1))
+        table = torch.stack(rows)
+        if (irreversible := (~(table == 0).any(1)).nonzero()).numel():
+            raise ValueError(f"{self!r}: no action in the list undoes action {int(irreversible[0])}.")
+        return table
+
+
+def _matches(a: Tensor, b: Tensor) -> Tensor:
+    """Which rows of ``a`` equal which rows of ``b`` up to rounding; shape ``(len(a), len(b))``, bool."""
+    limit = _ROUNDING * max(float(b.abs().max()), 1.0)
+    return torch.stack([(row - b).abs().flatten(1).amax(1) <= limit for row in a])
+
+
+@dataclass(frozen=True, repr=False)
+class PermutationGroup(_TableGroup, PositionGroup):
+    """The group that some permutations generate. Made by ``FiniteGroup.from_permutations``, which documents it."""
+
+    generators: tuple[tuple[int, ...], ...]
+    dim: int = -1
+    max_order: int = field(default=1_000, compare=False)
+    order: int = field(init=False, compare=False)
+    _table: Tensor = field(init=False, compare=False)
+    _sources: Tensor = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.dim == 0:
+            raise ValueError("A permutation moves entries within a sample: got dim 0, the batch axis.")
+        if not self.generators:
+            raise ValueError("A permutation group needs at least one generator: got none.")
+        positions = range(len(self.generators[0]))
+        for index, generator in enumerate(self.generators):
+            if sorted(generator) != list(positions):
+                raise ValueError(
+                    f"Each generator must hold 0 to {len(positions) - 1}, each once, as the first one's length says: "
+                    f"generator {index} has {len(generator)} entries and does not."
+                )
+        permutations, table = self._close(tuple(positions))
+        object.__setattr__(self, "order", len(permutations))
+        object.__setattr__(self, "_sources", torch.tensor(permutations).argsort(1))
+        object.__setattr__(self, "_table", table)
+
+    def __repr__(self) -> str:
+        size = len(self.generators[0])
+        shown = list(map(list, self.generators)) if size <= 12 else f"{len(self.generators)} of size {size}"
+        return f"FiniteGroup.from_permutations({shown}, dim={self.dim})"
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The axis."""
+        return (self.dim,)
+
+    def sources(self, sizes: tuple[int, ...], device: torch.device) -> Tensor:
+        """The inverse permutations; see ``PositionGroup.sources``."""
+        if sizes != self._sources.shape[1:]:
+            raise ValueError(
+                f"{self!r} permutes {self._sources.shape[1]} positions along axis {self.dim}: got size {sizes[0]}."
+            )
+        return self._sources.to(device)
+
+    def _close(self, identity: tuple[int, ...]) -> tuple[list[tuple[int, ...]], Tensor]:
+        """All products of the generators, breadth first, and the multiplication table."""
+        permutations = [identity]
+        index_of = {identity: 0}
+        times_generator: list[list[int]] = []  # row p holds the indices of the products p * generator
+        made_from: list[tuple[int, int]] = [(0, 0)]  # the p and the generator that first gave each permutation
+        while len(times_generator) < len(permutations):
+            p = len(times_generator)
+            row = []
+            for s, generator in enumerate(self.generators):
+                product = tuple(permutations[p][i] for i in generator)
+                if product not in index_of:
+                    if len(permutations) == self.max_order:
+                        raise ValueError(
+                            f"The {len(self.generators)} generators make a group of more than max_order="
+                            f"{self.max_order} elements. Raise max_order if that is meant; the multiplication table "
+                            "grows with its square."
+                        )
+                    index_of[product] = len(permutations)
+                    permutations.append(product)
+                    made_from.append((p, s))
+                row.append(index_of[product])
+            times_generator.append(row)
+        right = torch.tensor(times_generator)
+        table = torch.empty(len(permutations), len(permutations), dtype=torch.int64)
+        table[:, 0] = torch.arange(len(permutations))
+        for h, (p, s) in list(enumerate(made_from))[1:]:
+            table[:, h] = right[table[:, p], s]
+        return permutations, table
