@@ -1,3 +1,46 @@
-"""The symmetry add-on for any PyTorch model."""
+"""The symmetry add-on for any PyTorch model: regularise towards invariance, audit it, tie it in."""
+
+from invreg import functional
+from invreg.audit import ElementReport, Estimate, InvarianceReport, measure_invariance
+from invreg.groups import (
+    CyclicPermutation,
+    CyclicRotation,
+    CyclicTranslation,
+    Dihedral,
+    DirectProduct,
+    FiniteGroup,
+    Flip,
+    Group,
+    PositionGroup,
+    SignFlip,
+    Trivial,
+)
+from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, NormalizedL2InvarianceLoss
+from invreg.saliency import SaliencyMap, saliency_similarity
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CyclicPermutation",
+    "CyclicRotation",
+    "CyclicTranslation",
+    "Dihedral",
+    "DirectProduct",
+    "ElementReport",
+    "Estimate",
+    "FiniteGroup",
+    "Flip",
+    "Group",
+    "InvarianceLoss",
+    "InvarianceReport",
+    "KLInvarianceLoss",
+    "L2InvarianceLoss",
+    "NormalizedL2InvarianceLoss",
+    "PositionGroup",
+    "SaliencyMap",
+    "SignFlip",
+    "Trivial",
+    "functional",
+    "measure_invariance",
+    "saliency_similarity",
+]

@@ -126,7 +126,7 @@ class Group(ABC):
         Raises:
             ValueError: A finite group has fewer than ``k`` non-identity elements.
         """
-        return self.sample(k * n, rng).unflatten(0, (k, n))
+        return self.sample(k * n, rng).view(k, n, *self.element_shape)
 
     def _check_elements(self, *elements: Tensor) -> None:
         """Raises unless each argument is a stack of elements."""

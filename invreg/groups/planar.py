@@ -50,7 +50,8 @@ class _ImageSymmetry(PositionGroup):
     def _check_rotations(self) -> None:
         if self.rotations not in (1, 2, 4):
             raise ValueError(
-                f"{type(self).__name__} takes the orders 1, 2 and 4, whose turns only move pixels: got {self.rotations}."
+                f"{type(self).__name__} takes the orders 1, 2 and 4, whose turns only move pixels: "
+                f"got {self.rotations}."
             )
 
     def _check_square(self, sizes: tuple[int, ...]) -> None:

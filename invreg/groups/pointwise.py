@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from invreg.groups.contract import FiniteGroup
@@ -46,6 +45,7 @@ class SignFlip(FiniteGroup):
     """The change of sign: element 1 negates every value. Maps over the inputs' domain stay as they are.
 
     Example:
+        >>> import torch
         >>> SignFlip().act(torch.tensor(1), torch.tensor([[1.0, -2.0]]))
         tensor([[-1.,  2.]])
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class DirectProduct(FiniteGroup):
             inputs of special shapes, when it first acts.
 
     Example:
+        >>> from invreg import Flip, SignFlip
         >>> group = Flip(-1) * SignFlip()
         >>> group.order
         4
@@ -36,17 +37,17 @@ class DirectProduct(FiniteGroup):
 
     first: FiniteGroup
     second: FiniteGroup
+    _known_to_commute: bool = field(default=False, init=False, compare=False)
+    _shapes_checked: set[tuple[int, ...]] = field(default_factory=set, init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_shapes_checked", set())
-        object.__setattr__(self, "_checked", False)
         for shape in probe_shapes((self.first.order, self.second.order)):
             try:
                 conflict = self._find_conflict(shape)
             except (ValueError, RuntimeError):  # not a shape that these groups act on: try the next
                 continue
             self._raise_if(conflict, shape)
-            object.__setattr__(self, "_checked", True)
+            object.__setattr__(self, "_known_to_commute", True)
             break
 
     def __repr__(self) -> str:
@@ -102,22 +103,24 @@ class DirectProduct(FiniteGroup):
 
     def _orbit(self, x: Tensor) -> Tensor:
         second = self.second.orbit(x)
-        both = self.first.orbit(second.flatten(0, 1))
-        return both.unflatten(1, second.shape[:2]).flatten(0, 1)
+        return self.first.orbit(second.flatten(0, 1)).view(self.order, *x.shape)
 
     def _find_conflict(self, sample_shape: Sequence[int]) -> tuple[int, int] | None:
         """The first pair whose parts do not commute on a sample of this shape, if there is one."""
         x = distinct_values(sample_shape)
-        first_last = self._orbit(x).unflatten(0, (self.first.order, self.second.order))
         first = self.first.orbit(x)
-        second_last = self.second.orbit(first.flatten(0, 1)).unflatten(1, first.shape[:2]).transpose(0, 1)
-        differ = ~torch.isclose(first_last, second_last, rtol=1e-9).flatten(2).all(2)
-        return tuple(differ.nonzero()[0].tolist()) if differ.any() else None
+        second_last = self.second.orbit(first.flatten(0, 1)).view(self.second.order, self.first.order, -1)
+        first_last = self._orbit(x).view(self.first.order, self.second.order, -1)
+        agree = torch.isclose(first_last, second_last.transpose(0, 1), rtol=1e-9).all(2)
+        if agree.all():
+            return None
+        i, j = (~agree).nonzero()[0].tolist()
+        return i, j
 
     def _check_commute(self, x: Tensor) -> None:
         """Checks what could not be checked when the product was made, once for each shape of inputs."""
         shape = tuple(x.shape[1:])
-        if not self._checked and shape not in self._shapes_checked:
+        if not self._known_to_commute and shape not in self._shapes_checked:
             self._raise_if(self._find_conflict(shape), shape)
             self._shapes_checked.add(shape)
 

@@ -1,0 +1,52 @@
+"""What does a data loader yield?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invreg.functional import checked_inputs
+
+
+def batches(
+    loader: Iterable[Any], *, input_key: str, label_key: str, device: torch.device | str | None, progress: bool
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yields the inputs and labels (None where there are none) of each batch, checked and on the device.
+
+    Raises:
+        TypeError: The loader or one of its batches is none of the forms that ``measure_invariance`` lists.
+        ValueError: The loader yields nothing, an empty batch, or a mapping without ``input_key``.
+    """
+    from tqdm.auto import tqdm
+
+    if isinstance(loader, Tensor):
+        raise TypeError("loader must yield batches: got a tensor. Write [x] or [(x, y)] for a single batch.")
+    empty = True
+    for batch in tqdm(loader, desc="audit", unit="batch", leave=False, disable=None if progress else True):
+        empty = False
+        inputs, labels = _split(batch, input_key, label_key)
+        checked_inputs(inputs)
+        if labels is not None and not isinstance(labels, Tensor):
+            raise TypeError(
+                f"Labels must be a tensor of shape (N,), one class index per input: got {type(labels).__name__}. "
+                "A data set yields single samples: wrap it in a torch.utils.data.DataLoader."
+            )
+        yield inputs.to(device), None if labels is None else labels.to(device)
+    if empty:
+        raise ValueError("loader must yield at least one batch: it yielded none. Is it a generator already used up?")
+
+
+def _split(batch: Any, input_key: str, label_key: str) -> tuple[Any, Any]:
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, Mapping):
+        if input_key not in batch:
+            raise ValueError(f"No inputs under {input_key!r} in a batch with the keys {list(batch)}: set input_key=.")
+        return batch[input_key], batch.get(label_key)
+    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
+        return batch[0], batch[1] if len(batch) == 2 else None
+    came = f"a {type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
+    raise TypeError(f"loader must yield inputs, (inputs, labels) or a mapping: got {came}.")

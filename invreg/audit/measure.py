@@ -1,0 +1,324 @@
+"""How is a model measured over a data loader?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from invreg.audit.batches import batches
+from invreg.audit.moments import Moments
+from invreg.audit.report import ElementReport, InvarianceReport
+from invreg.functional import (
+    Model,
+    checked_outputs,
+    distribution_error,
+    has_single_logit,
+    logit_error,
+    normalized_logit_error,
+    predicted_class,
+)
+from invreg.groups import FiniteGroup, Group
+from invreg.losses import check_samples
+from invreg.preserve import preserved
+from invreg.saliency import MapMethod, SaliencyMap, completeness_gap, saliency_similarity
+
+_ERRORS = {
+    "logit_error": logit_error,
+    "distribution_error": distribution_error,
+    "normalized_logit_error": normalized_logit_error,
+}
+
+
+def measure_invariance(
+    model: Model,
+    loader: Iterable[Any],
+    group: Group,
+    *,
+    saliency: MapMethod | Literal["paper"] | None = "paper",
+    saliency_samples: int | None = 256,
+    samples: int | None = None,
+    rng: torch.Generator | None = None,
+    mode: Literal["eval", "train"] = "eval",
+    device: torch.device | str | None = None,
+    input_key: str = "inputs",
+    label_key: str = "labels",
+    progress: bool = True,
+) -> InvarianceReport:
+    """Measures how invariant a classifier is to a group, over all the data that a loader yields.
+
+    The model is called as ``model(x)``, without gradients, once per batch and element. It is found afterwards as it
+    was: modes, buffers, gradients and hooks, and torch's random numbers too, also if something raises. Memory does
+    not grow with the data.
+
+    Args:
+        model: Any callable from inputs ``(N, ...)`` to logits ``(N, C)``; ``(N, 1)`` or ``(N,)`` for a single logit,
+            whose sigmoid is the probability of class 1; or ``(N, C, ...)`` with a prediction per position. A callable
+            that is no module is called as it is: put the network inside it into eval mode yourself.
+        loader: Yields batches: inputs, or ``(inputs, labels)``, or a mapping. Inputs are floating point, ``(N, ...)``;
+            labels are class indices, int64, in the shape of the predictions: ``(N,)``.
+        group: The group.
+        saliency: How to make the maps for SI: ``"paper"`` for ``SaliencyMap()``, another map method, or None to
+            leave SI out. It is by far the most expensive part. The class to explain is the label or, without labels,
+            the model's own prediction at ``x``.
+        saliency_samples: On how many samples, the first ones, SI is measured; None stands for all.
+        samples: Non-identity elements drawn for each sample, without replacement; None measures all of a finite group.
+        rng: Where drawn elements come from; None uses a generator with a fixed seed, so that audits can be repeated.
+        mode: The mode to measure a module in. In ``"train"`` its buffers are put back too.
+        device: Where to move the batches; None stands for where the module's first parameter is.
+        input_key: Where a mapping has the inputs.
+        label_key: Where a mapping has the labels, if it has any.
+        progress: Whether to show a progress bar, on a terminal only.
+
+    Returns:
+        The report. For a group of the identity alone, errors are 0 and similarities 1.
+
+    Raises:
+        TypeError: Inputs or outputs are not floating-point tensors, labels are not integers, or a batch is none of
+            the forms above.
+        ValueError: The loader is empty, shapes or labels do not fit, outputs are not finite (the message names the
+            sample and the element), ``samples`` does not suit the group, or SI is asked of outputs per position.
+        RuntimeError: The model raised; the message names the element, and the model's own error is the cause.
+
+    Source: Moskalev et al. (2023), section 3.1; averages leave the identity out.
+
+    Example:
+        >>> from invreg import CyclicRotation
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> loader = [(torch.randn(16, 1, 8, 8), torch.randint(10, (16,))) for _ in range(3)]
+        >>> report = measure_invariance(model, loader, CyclicRotation(4))
+        >>> report.samples, report.elements, report.logit_error.mean > 0
+        (48, 3, True)
+    """
+    check_samples(group, samples)
+    if mode not in ("eval", "train"):
+        raise ValueError(f'mode must be "eval" or "train": got {mode!r}.')
+    if saliency_samples is not None and saliency_samples < 1:
+        raise ValueError(f"saliency_samples must be 1 or more, or None for all: got {saliency_samples}.")
+    if device is None and isinstance(model, nn.Module):
+        device = next((parameter.device for parameter in model.parameters()), None)
+    audit = _Audit(
+        model,
+        group,
+        map_method=SaliencyMap() if saliency == "paper" else saliency,
+        saliency_samples=saliency_samples,
+        samples=samples,
+        rng=rng or torch.Generator().manual_seed(0),
+    )
+    stream = batches(loader, input_key=input_key, label_key=label_key, device=device, progress=progress)
+    with preserved(model, training=mode == "train"):
+        for inputs, labels in stream:
+            audit.add(inputs, labels)
+    return audit.report()
+
+
+class _Audit:
+    """What the batches seen so far have shown."""
+
+    def __init__(
+        self,
+        model: Model,
+        group: Group,
+        *,
+        map_method: MapMethod | None,
+        saliency_samples: int | None,
+        samples: int | None,
+        rng: torch.Generator,
+    ) -> None:
+        self.model = model
+        self.group = group
+        self.map_method = map_method
+        self.saliency_samples = saliency_samples
+        self.samples = samples
+        self.rng = rng
+        self.seen = 0
+        self.elements = 0
+        self.gap = torch.zeros(2, dtype=torch.float64)
+        self.over_samples: dict[str, Moments] = {}
+        self.by_element: dict[str, Moments] = {}
+
+    def add(self, inputs: Tensor, labels: Tensor | None) -> None:
+        """Measures one batch."""
+        if self.seen and (labels is None) == ("accuracy" in self.over_samples):
+            raise ValueError(f"Either every batch has labels or none: this changes after {self.seen} samples.")
+        elements = self._elements(len(inputs), inputs.device)
+        with torch.no_grad():
+            reference = self._outputs(inputs)
+            outputs = [self._outputs(self.group.act(g, inputs), g) for g in elements]
+            transformed = torch.stack(outputs) if outputs else reference[None, :][:0]
+            self._check_finite(reference, transformed, elements)
+            predictions = predicted_class(reference)
+            if labels is not None:
+                _check_labels(labels, predictions, classes=2 if has_single_logit(reference) else reference.shape[1])
+            self._add_errors(elements, reference, transformed)
+            self._add_predictions(elements, predictions, transformed, labels)
+        left = len(inputs) if self.saliency_samples is None else min(self.saliency_samples - self.seen, len(inputs))
+        if self.map_method is not None and left > 0:
+            if predictions.ndim > 1:
+                raise ValueError(
+                    "Saliency maps explain one prediction per sample, but the model returns outputs of shape "
+                    f"{tuple(reference.shape)}: set saliency=None."
+                )
+            target = None if has_single_logit(reference) else (predictions if labels is None else labels)[:left]
+            drawn = elements if self.samples is None else elements[:, :left]
+            self._add_similarity(self.map_method, drawn, inputs[:left], target)
+        self.seen += len(inputs)
+        self.elements = len(elements)
+
+    def report(self) -> InvarianceReport:
+        """What the batches have shown, all together."""
+        per_element = []
+        if isinstance(self.group, FiniteGroup):
+            for element in self.group.non_identity_elements().tolist():
+                found = {name: moments.estimate(element) for name, moments in self.by_element.items()}
+                if found["logit_error"].count:
+                    per_element.append(
+                        ElementReport(
+                            element=element,
+                            logit_error=found["logit_error"],
+                            distribution_error=found["distribution_error"],
+                            normalized_logit_error=found["normalized_logit_error"],
+                            saliency_similarity=found.get("saliency_similarity"),
+                            accuracy=found.get("accuracy"),
+                            consistency=found["consistency"],
+                        )
+                    )
+        found = {name: moments.estimate() for name, moments in self.over_samples.items()}
+        gap, change = self.gap.tolist()
+        return InvarianceReport(
+            model=getattr(self.model, "__name__", type(self.model).__name__),
+            group=repr(self.group),
+            samples=self.seen,
+            elements=self.elements,
+            exhaustive=self.samples is None,
+            logit_error=found["logit_error"],
+            distribution_error=found["distribution_error"],
+            normalized_logit_error=found["normalized_logit_error"],
+            saliency_similarity=found.get("saliency_similarity"),
+            saliency=None if self.map_method is None else repr(self.map_method),
+            completeness_gap=gap / change if change else None,
+            accuracy=found.get("accuracy"),
+            group_accuracy=found.get("group_accuracy"),
+            orbit_accuracy=found.get("orbit_accuracy"),
+            consistency=found["consistency"],
+            per_element=tuple(per_element),
+        )
+
+    def _elements(self, rows: int, device: torch.device) -> Tensor:
+        """The elements to measure a batch under: ``(K,)``, or ``(K, N, *element_shape)`` if drawn for each sample."""
+        if self.samples is None:
+            assert isinstance(self.group, FiniteGroup)
+            return self.group.non_identity_elements()
+        return self.group.sample_non_identity(rows, self.samples, self.rng).to(device)
+
+    def _outputs(self, inputs: Tensor, element: Tensor | None = None) -> Tensor:
+        try:
+            outputs = self.model(inputs)
+        except Exception as error:
+            raise RuntimeError(
+                f"The model failed on {self._under(element)}, shape {tuple(inputs.shape)}: {error}"
+            ) from error
+        return checked_outputs(outputs, len(inputs))
+
+    def _under(self, element: Tensor | None) -> str:
+        """Which inputs these are, for a message."""
+        if element is None:
+            return "the inputs as they are"
+        which = f"element {element.tolist()}" if self.samples is None else "drawn elements"
+        return f"inputs under {which} of {self.group!r}"
+
+    def _check_finite(self, reference: Tensor, transformed: Tensor, elements: Tensor) -> None:
+        if reference.isfinite().all() and transformed.isfinite().all():
+            return
+        for outputs, g in ((reference, None), *zip(transformed, elements, strict=True)):
+            finite = outputs.isfinite().reshape(len(outputs), -1).all(1)
+            if not finite.all():
+                row = int((~finite).nonzero()[0])
+                raise ValueError(
+                    f"The model's outputs must be finite: they are not for sample {self.seen + row} of the data "
+                    f"(row {row} of its batch), {self._under(g if g is None or self.samples is None else g[row])}."
+                )
+
+    def _add_errors(self, elements: Tensor, reference: Tensor, transformed: Tensor) -> None:
+        for name, error in _ERRORS.items():
+            values = error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1))
+            self._add(name, elements, values.view(transformed.shape[:2]), of_identity=0.0)
+
+    def _add_predictions(
+        self, elements: Tensor, predictions: Tensor, transformed: Tensor, labels: Tensor | None
+    ) -> None:
+        changed = predicted_class(transformed.flatten(0, 1)).view(len(elements), *predictions.shape)
+        self._add("consistency", elements, _share(changed == predictions, 2), of_identity=1.0)
+        if labels is None:
+            return
+        at_identity, right = predictions == labels, changed == labels
+        accuracy = _share(at_identity, 1)
+        by_element = _share(right, 2)
+        self._add_over_samples("accuracy", accuracy)
+        self._add_by_element("accuracy", elements, by_element)
+        # The identity is one of the group's elements: 1 of `order`, or none of infinitely many.
+        weight = 1 / self.group.order if isinstance(self.group, FiniteGroup) else 0.0
+        average = by_element.mean(0) if len(elements) else accuracy
+        self._add_over_samples("group_accuracy", weight * accuracy + (1 - weight) * average)
+        self._add_over_samples("orbit_accuracy", _share(at_identity & right.all(0), 1))
+
+    def _add_similarity(self, method: MapMethod, elements: Tensor, inputs: Tensor, target: Tensor | None) -> None:
+        if isinstance(method, SaliencyMap) and method.attribution is None:
+            attributions = method.attribute(self.model, inputs, target)
+            reference = method.fold(attributions)
+            self.gap += completeness_gap(self.model, inputs, attributions, target).sum(1).double().cpu()
+        else:
+            reference = self._map(method, inputs, target)
+        values = reference.new_empty(0, len(inputs))
+        if len(elements):
+            similarities = []
+            for g in elements:
+                moved = self._map(method, self.group.act(g, inputs), target)
+                realigned = self.group.act_on_map(self.group.inverse(g), moved)
+                similarities.append(saliency_similarity(reference, realigned))
+            values = torch.stack(similarities)
+        self._add("saliency_similarity", elements, values, of_identity=1.0)
+
+    def _map(self, method: MapMethod, inputs: Tensor, target: Tensor | None) -> Tensor:
+        maps = method(self.model, inputs, target)
+        if not isinstance(maps, Tensor) or maps.ndim == 0 or len(maps) != len(inputs):
+            came = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
+            raise ValueError(f"saliency must return one map per sample, {len(inputs)} here: got {came}.")
+        return maps
+
+    def _add(self, name: str, elements: Tensor, values: Tensor, *, of_identity: float) -> None:
+        """Adds values of shape ``(K, N)``; a group of the identity alone has what the identity would have given."""
+        average = values.double().mean(0) if len(values) else values.new_full(values.shape[1:], of_identity)
+        self._add_over_samples(name, average)
+        self._add_by_element(name, elements, values)
+
+    def _add_over_samples(self, name: str, values: Tensor) -> None:
+        moments = self.over_samples.setdefault(name, Moments(1))
+        moments.add(values.double().cpu().numpy(), torch.zeros(len(values), dtype=torch.int64).numpy())
+
+    def _add_by_element(self, name: str, elements: Tensor, values: Tensor) -> None:
+        if isinstance(self.group, FiniteGroup) and len(elements):
+            moments = self.by_element.setdefault(name, Moments(self.group.order))
+            bins = elements.cpu().view(len(elements), -1).expand(values.shape)
+            moments.add(values.double().flatten().cpu().numpy(), bins.flatten().numpy())
+
+
+def _check_labels(labels: Tensor, predictions: Tensor, *, classes: int) -> None:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"Labels must be class indices of an integer dtype: got {labels.dtype}. Use y.long().")
+    if labels.shape != predictions.shape:
+        raise ValueError(
+            f"Labels must have the shape of the predictions, {tuple(predictions.shape)}: got {tuple(labels.shape)}."
+        )
+    if bool(((labels < 0) | (labels >= classes)).any()):
+        raise ValueError(
+            f"Labels must be between 0 and {classes - 1}, as the model tells {classes} classes apart: "
+            f"got {int(labels.min())} to {int(labels.max())}."
+        )
+
+
+def _share(hits: Tensor, dims: int) -> Tensor:
+    """The share of hits over the axes from ``dims`` on, in float64; the hits themselves where there are none."""
+    return hits.double().flatten(dims).mean(dims) if hits.ndim > dims else hits.double()

@@ -1,0 +1,53 @@
+"""How are means and their standard errors kept while data streams by?"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from invreg.audit.report import Estimate
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+class Moments:
+    """Counts, means and sums of squared deviations of values in numbered bins; float64.
+
+    Batches merge by the update of Chan, Golub and LeVeque (1979), whose rounding does not depend on how large the
+    mean is, so that neither batch size nor order matter beyond the last digits.
+
+    Args:
+        bins: How many.
+    """
+
+    def __init__(self, bins: int) -> None:
+        self.count: Array = np.zeros(bins, dtype=np.float64)
+        self.mean: Array = np.zeros(bins, dtype=np.float64)
+        self.deviations: Array = np.zeros(bins, dtype=np.float64)
+
+    def add(self, values: Array, bins: Indices) -> None:
+        """Adds values, each to its bin; both of shape ``(R,)``."""
+        batch = Moments(len(self.count))
+        batch.count[:] = np.bincount(bins, minlength=len(self.count))
+        batch.mean = np.bincount(bins, values, len(self.count)) / np.maximum(batch.count, 1)
+        batch.deviations = np.bincount(bins, (values - batch.mean[bins]) ** 2, len(self.count))
+        self.merge(batch)
+
+    def merge(self, other: Moments) -> None:
+        """Adds what another one has seen."""
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        shift = other.mean - self.mean
+        self.mean += shift * share
+        self.deviations += other.deviations + shift**2 * self.count * share
+        self.count = count
+
+    def estimate(self, index: int = 0) -> Estimate:
+        """The mean of a bin and its standard error."""
+        count = int(self.count[index])
+        variance = self.deviations[index] / (count - 1) if count > 1 else math.nan
+        error = float(math.sqrt(variance / count)) if count > 1 else math.nan
+        return Estimate(float(self.mean[index]) if count else math.nan, error, count)

@@ -1,0 +1,216 @@
+"""What does an audit say, and how does a person read it?"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from typing_extensions import Self
+
+SCHEMA = 1
+"""Version of the dictionary and JSON form; it grows when a field changes its meaning or goes away."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over samples and how sure it is.
+
+    Args:
+        mean: The mean.
+        standard_error: Its standard error over samples; NaN where one sample alone was seen.
+        count: How many samples.
+
+    Example:
+        >>> print(Estimate(0.25, 0.01, 100))
+        0.25 ± 0.01
+        >>> float(Estimate(0.25, 0.01, 100))
+        0.25
+    """
+
+    mean: float
+    standard_error: float
+    count: int
+
+    def __float__(self) -> float:
+        return self.mean
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g}" if math.isnan(self.standard_error) else f"{self.mean:.4g} ± {self.standard_error:.2g}"
+
+
+@dataclass(frozen=True)
+class ElementReport:
+    """What an audit found for one element of a finite group.
+
+    Args:
+        element: Its index in the group.
+        logit_error: As in ``InvarianceReport``; so are the others.
+        distribution_error: In nats.
+        normalized_logit_error: No unit.
+        saliency_similarity: Between 0 and 1; None where it was not measured.
+        accuracy: On the inputs that the element transformed; None without labels.
+        consistency: Share of samples with the same prediction as at the identity.
+    """
+
+    element: int
+    logit_error: Estimate
+    distribution_error: Estimate
+    normalized_logit_error: Estimate
+    saliency_similarity: Estimate | None
+    accuracy: Estimate | None
+    consistency: Estimate
+
+
+@dataclass(frozen=True)
+class InvarianceReport:
+    """How invariant a model is, and how sure that is. Made by ``measure_invariance``; ``print`` shows a table.
+
+    Errors, similarity and consistency are averaged over the non-identity elements, each with the same weight, and
+    over samples. Standard errors are over samples, since the elements of one orbit are not independent.
+
+    Args:
+        model: Name of the model's class or function.
+        group: The group, in words.
+        samples: How many samples were measured.
+        elements: How many non-identity elements each sample was measured under.
+        exhaustive: Whether these were all that the group has; otherwise they were drawn for each sample.
+        logit_error: Half the squared distance of the logits (LI).
+        distribution_error: Kullback-Leibler divergence of the predictive distributions (DI), in nats.
+        normalized_logit_error: Squared distance of the logits relative to their squared norm.
+        saliency_similarity: Cosine similarity of realigned saliency maps (SI); None where it was not measured.
+        saliency: The map method, in words; None where it was not used.
+        completeness_gap: How far the attributions at the inputs are from adding up to the change of the logit, as a
+            share of that change; a measure of integrated gradients' numerical error. None for other methods.
+        accuracy: Share of samples predicted right at the identity; None without labels, as the next two.
+        group_accuracy: The same averaged over the whole group, the identity included.
+        orbit_accuracy: Share of samples predicted right at the identity and under every element measured.
+        consistency: Share of predictions that are the same as at the identity.
+        per_element: The same for each element of a finite group, the identity left out; empty for others.
+    """
+
+    model: str
+    group: str
+    samples: int
+    elements: int
+    exhaustive: bool
+    logit_error: Estimate
+    distribution_error: Estimate
+    normalized_logit_error: Estimate
+    saliency_similarity: Estimate | None
+    saliency: str | None
+    completeness_gap: float | None
+    accuracy: Estimate | None
+    group_accuracy: Estimate | None
+    orbit_accuracy: Estimate | None
+    consistency: Estimate
+    per_element: tuple[ElementReport, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain dictionaries, lists, numbers and strings, with ``schema`` for the form's version."""
+        state: dict[str, Any] = _without_nan({"schema": SCHEMA, **asdict(self)})
+        return state
+
+    def to_json(self) -> str:
+        """The report as a JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """Makes the report that ``to_dict`` described.
+
+        Args:
+            state: What ``to_dict`` returned, or the same read from JSON.
+
+        Returns:
+            An equal report.
+
+        Raises:
+            ValueError: The dictionary has another schema or other fields.
+        """
+        if state.get("schema") != SCHEMA:
+            raise ValueError(f"A report's dictionary must have schema {SCHEMA}: got {state.get('schema')!r}.")
+        names = {field.name for field in fields(cls)}
+        if names != state.keys() - {"schema"}:
+            raise ValueError(
+                f"A report's dictionary must have the fields {sorted(names)}: "
+                f"missing {sorted(names - state.keys())}, unknown {sorted(state.keys() - names - {'schema'})}."
+            )
+        values = {name: _with_estimates(state[name]) for name in names - {"per_element"}}
+        elements = [{name: _with_estimates(value) for name, value in one.items()} for one in state["per_element"]]
+        return cls(**values, per_element=tuple(ElementReport(**one) for one in elements))
+
+    def __str__(self) -> str:
+        how = "all non-identity elements" if self.exhaustive else "drawn for each sample"
+        lines = [
+            f"Invariance of {self.model} to {self.group}",
+            f"{self.samples} samples, {self.elements} elements each ({how}); value ± standard error over samples",
+            "",
+            *_table(
+                [
+                    (label, str(value), note)
+                    for label, value, note in (
+                        ("logit error (LI)", self.logit_error, "0 = invariant; logits squared"),
+                        ("distribution error (DI)", self.distribution_error, "0 = invariant; nats"),
+                        ("normalized logit error", self.normalized_logit_error, "0 = invariant; no unit"),
+                        ("saliency similarity (SI)", self.saliency_similarity, self._saliency_note()),
+                        ("consistency", self.consistency, "same class as at the identity"),
+                        ("accuracy", self.accuracy, "at the identity"),
+                        ("group accuracy", self.group_accuracy, "averaged over the group"),
+                        ("orbit accuracy", self.orbit_accuracy, "right under every element"),
+                    )
+                    if value is not None
+                ]
+            ),
+        ]
+        if self.per_element:
+            header = ("element", "LI", "DI", "normalized", "SI", "consistency", "accuracy")
+            rows = [
+                (
+                    str(one.element),
+                    *(
+                        "-" if value is None else str(value)
+                        for value in (
+                            one.logit_error,
+                            one.distribution_error,
+                            one.normalized_logit_error,
+                            one.saliency_similarity,
+                            one.consistency,
+                            one.accuracy,
+                        )
+                    ),
+                )
+                for one in self.per_element
+            ]
+            lines += ["", *_table([header, *rows])]
+        return "\n".join(lines)
+
+    def _saliency_note(self) -> str:
+        if self.saliency_similarity is None:
+            return ""
+        gap = "" if self.completeness_gap is None else f", completeness gap {self.completeness_gap:.1%}"
+        return f"1 = invariant; on {self.saliency_similarity.count} samples{gap}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _without_nan(value: Any) -> Any:
+    """Replaces NaN by None and tuples by lists, as JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_estimates(value: Any) -> Any:
+    """Undoes ``asdict`` and ``_without_nan`` for a field that may hold an estimate."""
+    if not isinstance(value, dict):
+        return value
+    error = value["standard_error"]
+    return Estimate(value["mean"], math.nan if error is None else error, value["count"])

@@ -1,0 +1,218 @@
+"""How do I train a model towards invariance?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from invreg.functional import (
+    ErrorFunction,
+    Model,
+    checked_inputs,
+    checked_outputs,
+    distribution_error,
+    logit_error,
+    normalized_logit_error,
+    orbit_outputs,
+)
+from invreg.groups import FiniteGroup, Group
+
+__all__ = ["InvarianceLoss", "KLInvarianceLoss", "L2InvarianceLoss", "NormalizedL2InvarianceLoss"]
+
+
+class InvarianceLoss(nn.Module):
+    r"""The mean invariance error of a model on a batch, as a regulariser: ``loss + weight * invariance(model, x, y)``.
+
+    .. math:: \frac{1}{N K} \sum_{n=1}^{N} \sum_{k=1}^{K} e(x_n, g_{nk})
+
+    The elements are all non-identity elements of the group, or ``samples`` of them drawn anew for each sample. All
+    transformed batches go through the model in one forward.
+
+    Batch normalisation in training mode sees that forward as one more batch: its statistics, and the running ones,
+    then cover the transformed inputs as well, which is what a model that shall treat them alike should have. Where
+    that is not wanted, freeze it (``module.eval()`` on these layers) or use another normalisation. Dropout in training
+    mode draws other masks for each transformed input, so that the loss also measures the dropout's own noise and does
+    not reach zero, not even for an invariant model. It still pulls towards invariance; to take the noise out, call
+    the loss on the model in eval mode, without giving ``outputs``.
+
+    Args:
+        group: The group under which the model shall be invariant.
+        error: The per-sample error; one of ``invreg.functional`` or any callable ``(reference, transformed) -> (N,)``.
+        samples: Elements per sample, without replacement, none of them the identity. None takes all of a finite group.
+        rng: Where the random elements come from; None uses torch's global generator.
+        detach_reference: Whether no gradient flows through the outputs at ``x``, so that only those at ``gx`` move.
+
+    Raises:
+        TypeError: ``group`` is no group.
+        ValueError: ``samples`` is None for an infinite group, below 1, or more than the non-identity elements.
+
+    Source: Moskalev et al. (2023), eq. (4).
+
+    Example:
+        >>> from invreg import CyclicRotation
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        >>> invariance = InvarianceLoss(CyclicRotation(4), error=logit_error)
+        >>> x, y = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 3, 4])
+        >>> logits = model(x)
+        >>> loss = torch.nn.functional.cross_entropy(logits, y) + 0.1 * invariance(model, x, logits)
+        >>> loss.backward()
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        error: ErrorFunction = logit_error,
+        *,
+        samples: int | None = None,
+        rng: torch.Generator | None = None,
+        detach_reference: bool = False,
+    ) -> None:
+        super().__init__()
+        check_samples(group, samples)
+        self.group = group
+        self.error = error
+        self.samples = samples
+        self.rng = rng
+        self.detach_reference = detach_reference
+
+    def forward(self, model: Model, inputs: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """Measures the model on a batch.
+
+        Args:
+            model: Any callable from inputs to logits.
+            inputs: Shape ``(N, ...)``, floating point.
+            outputs: The model's outputs at ``inputs``, shape ``(N, C, ...)`` or ``(N,)``, if they are known already;
+                None computes them in the same forward as the others.
+
+        Returns:
+            Scalar, float32 or wider; zero for a group of the identity alone.
+
+        Raises:
+            TypeError: ``inputs`` are not floating point, or the model does not return a floating-point tensor.
+            ValueError: ``inputs`` are empty, the group cannot act on them, there is not one output per input, or
+                ``outputs`` have another shape than what the model returns.
+        """
+        checked_inputs(inputs)
+        if outputs is not None:
+            checked_outputs(outputs, len(inputs))
+        if isinstance(self.group, FiniteGroup) and self.group.order == 1:
+            return inputs.new_zeros((), dtype=torch.promote_types(inputs.dtype, torch.float32))
+        transformed = orbit_outputs(model, self._transformed(inputs, identity=outputs is None))
+        if outputs is None:
+            outputs, transformed = transformed[0], transformed[1:]
+        elif outputs.shape != transformed.shape[1:]:
+            raise ValueError(
+                f"outputs must be the model's own, of shape {tuple(transformed.shape[1:])}: got {tuple(outputs.shape)}."
+            )
+        reference = outputs.detach() if self.detach_reference else outputs
+        return self.error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1)).mean()
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print``."""
+        error = getattr(self.error, "__name__", repr(self.error))
+        return f"{self.group!r}, error={error}, samples={self.samples}, detach_reference={self.detach_reference}"
+
+    def _transformed(self, inputs: Tensor, *, identity: bool) -> Tensor:
+        """The inputs under the elements, shape ``(K, N, ...)``, after the inputs themselves if asked for."""
+        if self.samples is None:
+            assert isinstance(self.group, FiniteGroup)
+            return self.group.orbit(inputs, identity=identity)
+        elements = self.group.sample_non_identity(len(inputs), self.samples, self.rng).to(inputs.device)
+        transformed = [self.group.act(g, inputs) for g in elements]
+        return torch.stack([inputs, *transformed] if identity else transformed)
+
+
+class KLInvarianceLoss(InvarianceLoss):
+    """``InvarianceLoss`` by the Kullback-Leibler divergence of the predictive distributions.
+
+    Args:
+        group: The group under which the model shall be invariant.
+        samples: Elements per sample; None takes all non-identity elements of a finite group.
+        rng: Where the random elements come from; None uses torch's global generator.
+        detach_reference: Whether no gradient flows through the outputs at ``x``.
+
+    Source: Moskalev et al. (2023), eqs. (1) and (4).
+
+    Example:
+        >>> from invreg import Flip
+        >>> KLInvarianceLoss(Flip())(lambda x: x, torch.tensor([[0.0, 2.0]]))
+        tensor(1.5232)
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        samples: int | None = None,
+        rng: torch.Generator | None = None,
+        detach_reference: bool = False,
+    ) -> None:
+        super().__init__(group, distribution_error, samples=samples, rng=rng, detach_reference=detach_reference)
+
+
+class L2InvarianceLoss(InvarianceLoss):
+    """``InvarianceLoss`` by half the squared distance of the logits, which the paper found the best regulariser.
+
+    Args:
+        group: The group under which the model shall be invariant.
+        samples: Elements per sample; None takes all non-identity elements of a finite group.
+        rng: Where the random elements come from; None uses torch's global generator.
+        detach_reference: Whether no gradient flows through the outputs at ``x``.
+
+    Source: Moskalev et al. (2023), eqs. (2) and (4).
+
+    Example:
+        >>> from invreg import Flip
+        >>> L2InvarianceLoss(Flip())(lambda x: x, torch.tensor([[0.0, 2.0]]))
+        tensor(4.)
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        samples: int | None = None,
+        rng: torch.Generator | None = None,
+        detach_reference: bool = False,
+    ) -> None:
+        super().__init__(group, logit_error, samples=samples, rng=rng, detach_reference=detach_reference)
+
+
+class NormalizedL2InvarianceLoss(InvarianceLoss):
+    """``InvarianceLoss`` by the squared distance of the logits relative to their squared norm.
+
+    Args:
+        group: The group under which the model shall be invariant.
+        samples: Elements per sample; None takes all non-identity elements of a finite group.
+        rng: Where the random elements come from; None uses torch's global generator.
+        detach_reference: Whether no gradient flows through the outputs at ``x``.
+
+    Source: Moskalev et al. (2023), section 4.4.
+
+    Example:
+        >>> from invreg import Flip
+        >>> NormalizedL2InvarianceLoss(Flip())(lambda x: x, torch.tensor([[0.0, 2.0]]))
+        tensor(2.)
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        samples: int | None = None,
+        rng: torch.Generator | None = None,
+        detach_reference: bool = False,
+    ) -> None:
+        super().__init__(group, normalized_logit_error, samples=samples, rng=rng, detach_reference=detach_reference)
+
+
+def check_samples(group: Group, samples: int | None) -> None:
+    """Raises unless so many non-identity elements can be had per sample; None means all."""
+    if not isinstance(group, Group):
+        raise TypeError(f"group must be a Group, e.g. CyclicRotation(4): got {group!r}.")
+    if samples is None:
+        if not isinstance(group, FiniteGroup):
+            raise ValueError(f"{group!r} has infinitely many elements: say how many to draw per sample with samples=.")
+    elif samples < 1 or (isinstance(group, FiniteGroup) and samples > group.order - 1):
+        limit = f"1 to {group.order - 1}" if isinstance(group, FiniteGroup) else "1 or more"
+        raise ValueError(f"samples= counts non-identity elements per sample, {limit} for {group!r}: got {samples}.")
