@@ -16,6 +16,7 @@ from invreg.groups import (
     Trivial,
 )
 from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, NormalizedL2InvarianceLoss
+from invreg.pooling import GroupPooling, TiedFirstLayer, tie_first_layer
 from invreg.saliency import SaliencyMap, saliency_similarity
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "FiniteGroup",
     "Flip",
     "Group",
+    "GroupPooling",
     "InvarianceLoss",
     "InvarianceReport",
     "KLInvarianceLoss",
@@ -39,8 +41,10 @@ __all__ = [
     "PositionGroup",
     "SaliencyMap",
     "SignFlip",
+    "TiedFirstLayer",
     "Trivial",
     "functional",
     "measure_invariance",
     "saliency_similarity",
+    "tie_first_layer",
 ]

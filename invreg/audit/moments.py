@@ -31,9 +31,9 @@ class Moments:
     def add(self, values: Array, bins: Indices) -> None:
         """Adds values, each to its bin; both of shape ``(R,)``."""
         batch = Moments(len(self.count))
-        batch.count[:] = np.bincount(bins, minlength=len(self.count))
-        batch.mean = np.bincount(bins, values, len(self.count)) / np.maximum(batch.count, 1)
-        batch.deviations = np.bincount(bins, (values - batch.mean[bins]) ** 2, len(self.count))
+        np.add.at(batch.count, bins, 1)
+        np.add.at(batch.mean, bins, values / batch.count[bins])
+        np.add.at(batch.deviations, bins, (values - batch.mean[bins]) ** 2)
         self.merge(batch)
 
     def merge(self, other: Moments) -> None:
