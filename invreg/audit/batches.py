@@ -20,7 +20,7 @@ def batches(
         TypeError: The loader or one of its batches is none of the forms that ``measure_invariance`` lists.
         ValueError: The loader yields nothing, an empty batch, or a mapping without ``input_key``.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if isinstance(loader, Tensor):
         raise TypeError("loader must yield batches: got a tensor. Write [x] or [(x, y)] for a single batch.")

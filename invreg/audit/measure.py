@@ -95,6 +95,10 @@ def measure_invariance(
     check_samples(group, samples)
     if mode not in ("eval", "train"):
         raise ValueError(f'mode must be "eval" or "train": got {mode!r}.')
+    if not (saliency is None or saliency == "paper" or callable(saliency)):
+        raise ValueError(
+            f'saliency must be "paper", None or a callable (model, inputs, target) -> maps: got {saliency!r}.'
+        )
     if saliency_samples is not None and saliency_samples < 1:
         raise ValueError(f"saliency_samples must be 1 or more, or None for all: got {saliency_samples}.")
     if device is None and isinstance(model, nn.Module):
@@ -151,7 +155,7 @@ class _Audit:
             self._check_finite(reference, transformed, elements)
             predictions = predicted_class(reference)
             if labels is not None:
-                _check_labels(labels, predictions, classes=2 if has_single_logit(reference) else reference.shape[1])
+                labels = _class_indices(labels, predictions, 2 if has_single_logit(reference) else reference.shape[1])
             self._add_errors(elements, reference, transformed)
             self._add_predictions(elements, predictions, transformed, labels)
         left = len(inputs) if self.saliency_samples is None else min(self.saliency_samples - self.seen, len(inputs))
@@ -226,8 +230,8 @@ class _Audit:
         """Which inputs these are, for a message."""
         if element is None:
             return "the inputs as they are"
-        which = f"element {element.tolist()}" if self.samples is None else "drawn elements"
-        return f"inputs under {which} of {self.group!r}"
+        one = element.shape == self.group.element_shape
+        return f"inputs under {f'element {element.tolist()}' if one else 'drawn elements'} of {self.group!r}"
 
     def _check_finite(self, reference: Tensor, transformed: Tensor, elements: Tensor) -> None:
         if reference.isfinite().all() and transformed.isfinite().all():
@@ -305,7 +309,8 @@ class _Audit:
             moments.add(values.double().flatten().cpu().numpy(), bins.flatten().numpy())
 
 
-def _check_labels(labels: Tensor, predictions: Tensor, *, classes: int) -> None:
+def _class_indices(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """The labels as int64, if they are classes in the shape of the predictions."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"Labels must be class indices of an integer dtype: got {labels.dtype}. Use y.long().")
     if labels.shape != predictions.shape:
@@ -317,6 +322,7 @@ def _check_labels(labels: Tensor, predictions: Tensor, *, classes: int) -> None:
             f"Labels must be between 0 and {classes - 1}, as the model tells {classes} classes apart: "
             f"got {int(labels.min())} to {int(labels.max())}."
         )
+    return labels.long()
 
 
 def _share(hits: Tensor, dims: int) -> Tensor:

@@ -30,8 +30,8 @@ class _CyclicShift(_AxisGroup):
 
     def __post_init__(self) -> None:
         self._check_dim()
-        if self.order < 1:
-            raise ValueError(f"{type(self).__name__} takes an order of 1 or more: got {self.order}.")
+        if not isinstance(self.order, int) or self.order < 1:
+            raise ValueError(f"{type(self).__name__} takes an order of 1 or more: got {self.order!r}.")
 
     def _step(self, size: int) -> int:
         """Positions per step on an axis of this size."""

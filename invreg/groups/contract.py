@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from operator import index as whole_number
 from typing import TYPE_CHECKING
 
 import torch
@@ -130,22 +131,13 @@ class Group(ABC):
 
     def _check_elements(self, *elements: Tensor) -> None:
         """Raises unless each argument is a stack of elements."""
-        one = tuple(self.element_shape)
         for g in elements:
-            if not isinstance(g, Tensor) or g.dtype != self.element_dtype:
-                came = f"a tensor of {g.dtype}" if isinstance(g, Tensor) else f"{type(g).__name__}"
-                raise TypeError(
-                    f"Elements of {self!r} are tensors of {self.element_dtype}: got {came}. "
-                    f"Write torch.tensor(..., dtype={self.element_dtype})."
-                )
-            if tuple(g.shape[g.ndim - len(one) :]) != one:
-                raise ValueError(
-                    f"Elements of {self!r} have shape {one}, stacks of them (..., *{one}): got {tuple(g.shape)}."
-                )
+            self._check_form(g)
+            self._check_values(g)
 
     def _check_action(self, g: Tensor, x: Tensor) -> None:
         """Raises unless ``x`` is a batch and ``g`` one element or one for each of its rows."""
-        self._check_elements(g)
+        self._check_form(g)
         if not isinstance(x, Tensor) or x.ndim == 0:
             came = "a tensor of shape ()" if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"{self!r} acts on batches, tensors of shape (N, ...): got {came}.")
@@ -159,6 +151,24 @@ class Group(ABC):
             raise ValueError(
                 f"Elements live where the inputs do, on {x.device}: got elements on {g.device}. Write g.to(x.device)."
             )
+        self._check_values(g)
+
+    def _check_form(self, g: Tensor) -> None:
+        """Raises unless ``g`` is a tensor with the dtype and the trailing shape of elements."""
+        if not isinstance(g, Tensor) or g.dtype != self.element_dtype:
+            came = f"a tensor of {g.dtype}" if isinstance(g, Tensor) else f"{type(g).__name__}"
+            raise TypeError(
+                f"Elements of {self!r} are tensors of {self.element_dtype}: got {came}. "
+                f"Write torch.tensor(..., dtype={self.element_dtype})."
+            )
+        one = tuple(self.element_shape)
+        if tuple(g.shape[g.ndim - len(one) :]) != one:
+            raise ValueError(
+                f"Elements of {self!r} have shape {one}, stacks of them (..., *{one}): got {tuple(g.shape)}."
+            )
+
+    def _check_values(self, g: Tensor) -> None:  # noqa: B027  # nothing to check unless a subclass knows of something
+        """Raises unless the values of ``g``, whose form is right, are those of elements."""
 
 
 class FiniteGroup(Group):
@@ -252,6 +262,8 @@ class FiniteGroup(Group):
         Returns:
             Same shape, dtype and device as ``x``.
         """
+        if torch.compiler.is_compiling():  # a compiler cannot count rows: it takes each sample's image out of its orbit
+            return self.orbit(x)[g, torch.arange(len(x), device=x.device)]
         rows = [(g == index).nonzero().squeeze(1) for index in range(self.order)]
         parts = [self.transform(i, x[r]) for i, r in enumerate(rows) if len(r)]
         return torch.cat(parts)[torch.cat(rows).argsort()] if parts else x
@@ -342,6 +354,7 @@ class FiniteGroup(Group):
             The group. The identity is 0; generators and their products follow in the order in which they are found.
 
         Raises:
+            TypeError: ``generators`` is no list of lists of whole numbers.
             ValueError: A generator is no permutation, or the group has more than ``max_order`` elements.
 
         Example:
@@ -353,19 +366,23 @@ class FiniteGroup(Group):
         """
         from invreg.groups.custom import PermutationGroup
 
-        return PermutationGroup(tuple(tuple(int(i) for i in p) for p in generators), dim, max_order)
+        try:
+            permutations = tuple(tuple(whole_number(i) for i in generator) for generator in generators)
+        except TypeError as error:
+            raise TypeError(
+                f"generators must be a list of permutations, each a list of whole numbers, e.g. [[1, 2, 0]]: {error}."
+            ) from error
+        return PermutationGroup(permutations, dim, max_order)
 
-    def _check_elements(self, *elements: Tensor) -> None:
-        super()._check_elements(*elements)
+    def _check_values(self, g: Tensor) -> None:
         if torch.compiler.is_compiling():
             return
-        for g in elements:
-            outside = (g < 0) | (g >= self.order)
-            if bool(outside.any()):
-                where = f" at position {tuple(outside.nonzero()[0].tolist())}" if g.ndim else ""
-                raise ValueError(
-                    f"{self!r} has the elements 0 to {self.order - 1}: got {int(g[outside].flatten()[0])}{where}."
-                )
+        outside = (g < 0) | (g >= self.order)
+        if bool(outside.any()):
+            where = f" at position {tuple(outside.nonzero()[0].tolist())}" if g.ndim else ""
+            raise ValueError(
+                f"{self!r} has the elements 0 to {self.order - 1}: got {int(g[outside].flatten()[0])}{where}."
+            )
 
 
 def _device_of(rng: torch.Generator | None) -> torch.device | None:

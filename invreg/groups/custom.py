@@ -48,6 +48,8 @@ class ActionGroup(_TableGroup):
     _table: Tensor = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not self.actions:
+            raise ValueError("A group has at least one element, the identity: got no actions. Write lambda x: x first.")
         probe, images = self._act_on_probe()
         object.__setattr__(self, "_table", self._find_table(images))
         moved = images.flatten(1).abs().sort(dim=1).values
@@ -89,7 +91,7 @@ class ActionGroup(_TableGroup):
                 failure = error
         raise ValueError(
             f"{self!r}: no sample was found that all actions take. Give the shape of one, without the batch axis, "
-            "as input_shape."
+            f"as input_shape. The last one tried gave: {failure}"
         ) from failure
 
     def _images(self, probe: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +109,11 @@ class ActionGroup(_TableGroup):
         probe = distinct_values(images.shape[1:])
         if not _matches(images[:1], probe).all():
             raise ValueError(f"{self!r}: the first action must be the identity: write lambda x: x there.")
+        batch = distinct_values((3, *images.shape[1:]))[0]
+        for index in range(self.order):
+            alone = torch.cat([self.transform(index, row[None]) for row in batch])
+            if not _matches(self.transform(index, batch), alone).diagonal().all():
+                raise ValueError(f"{self!r}: action {index} mixes the samples of a batch; axis 0 must stay as it is.")
         rows = []
         for index in range(self.order):
             found = _matches(self.transform(index, images), images)
@@ -142,6 +149,8 @@ class PermutationGroup(_TableGroup, PositionGroup):
     def __post_init__(self) -> None:
         if self.dim == 0:
             raise ValueError("A permutation moves entries within a sample: got dim 0, the batch axis.")
+        if self.max_order < 1:
+            raise ValueError(f"A group has at least one element: got max_order={self.max_order}.")
         if not self.generators:
             raise ValueError("A permutation group needs at least one generator: got none.")
         positions = range(len(self.generators[0]))

@@ -48,10 +48,10 @@ class _ImageSymmetry(PositionGroup):
         return super().transform(index, x) if flipped is None else x.flip(flipped)
 
     def _check_rotations(self) -> None:
-        if self.rotations not in (1, 2, 4):
+        if not isinstance(self.rotations, int) or self.rotations not in (1, 2, 4):
             raise ValueError(
                 f"{type(self).__name__} takes the orders 1, 2 and 4, whose turns only move pixels: "
-                f"got {self.rotations}."
+                f"got {self.rotations!r}."
             )
 
     def _check_square(self, sizes: tuple[int, ...]) -> None:

@@ -63,6 +63,7 @@ class PositionGroup(FiniteGroup):
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
         """Moves the entries of a map; leaves alone one whose axes were summed away (size 1)."""
+        self._check_action(g, m)
         start, stop = self._span(m)
         return m if m.shape[start:stop].numel() == 1 else self.act(g, m)
 

@@ -15,8 +15,9 @@ _MAX_ENTRIES = 100_000
 
 
 def distinct_values(sample_shape: Sequence[int]) -> Tensor:
-    """A batch of one sample whose entries all differ, in absolute value too, and are not zero; float64."""
-    return torch.arange(1, prod(sample_shape) + 1, dtype=torch.float64).view(1, *sample_shape)
+    """A batch of one sample whose entries all differ, in absolute value and in their distances too; float64."""
+    steps = 1 + torch.rand(prod(sample_shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return steps.cumsum(0).view(1, *sample_shape)
 
 
 def probe_shapes(sizes: Sequence[int] = ()) -> Iterator[tuple[int, ...]]:

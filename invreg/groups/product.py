@@ -23,8 +23,9 @@ class DirectProduct(FiniteGroup):
         second: A finite group whose action commutes with that of ``first``.
 
     Raises:
-        ValueError: The actions do not commute. Found when the product is made or, for groups that act only on
-            inputs of special shapes, when it first acts.
+        TypeError: One of the two is no finite group.
+        ValueError: The actions do not commute. Found when the product is made or, where that depends on the inputs'
+            shape, when it first acts on such inputs.
 
     Example:
         >>> from invreg import Flip, SignFlip
@@ -37,21 +38,23 @@ class DirectProduct(FiniteGroup):
 
     first: FiniteGroup
     second: FiniteGroup
-    _known_to_commute: bool = field(default=False, init=False, compare=False)
     _shapes_checked: set[tuple[int, ...]] = field(default_factory=set, init=False, compare=False)
 
     def __post_init__(self) -> None:
+        for group in (self.first, self.second):
+            if not isinstance(group, FiniteGroup):
+                raise TypeError(f"A direct product is made of two finite groups: got {group!r}.")
         for shape in probe_shapes((self.first.order, self.second.order)):
             try:
                 conflict = self._find_conflict(shape)
             except (ValueError, RuntimeError):  # not a shape that these groups act on: try the next
                 continue
             self._raise_if(conflict, shape)
-            object.__setattr__(self, "_known_to_commute", True)
             break
 
     def __repr__(self) -> str:
-        return f"{self.first!r} * {self.second!r}"
+        second = f"({self.second!r})" if isinstance(self.second, DirectProduct) else repr(self.second)
+        return f"{self.first!r} * {second}"
 
     @property
     def order(self) -> int:  # type: ignore[override]  # derived, where the base class has an attribute
@@ -118,9 +121,9 @@ class DirectProduct(FiniteGroup):
         return i, j
 
     def _check_commute(self, x: Tensor) -> None:
-        """Checks what could not be checked when the product was made, once for each shape of inputs."""
+        """Checks on samples of this shape, once for each: an axis may be another one than on the probe."""
         shape = tuple(x.shape[1:])
-        if not self._known_to_commute and shape not in self._shapes_checked:
+        if shape not in self._shapes_checked and not torch.compiler.is_compiling():
             self._raise_if(self._find_conflict(shape), shape)
             self._shapes_checked.add(shape)
 
