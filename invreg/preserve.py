@@ -18,9 +18,11 @@ def preserved(model: Callable[..., Any], *, training: bool) -> Iterator[None]:
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
-    # Only training mode moves buffers, such as the running statistics of batch normalisation.
-    buffers = list(model.buffers()) if isinstance(model, nn.Module) and training else []
-    values = [buffer.detach().clone() for buffer in buffers]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices):
         try:
@@ -31,5 +33,5 @@ def preserved(model: Callable[..., Any], *, training: bool) -> Iterator[None]:
             for module, mode in zip(modules, modes, strict=True):
                 module.training = mode
             with torch.no_grad():
-                for buffer, value in zip(buffers, values, strict=True):
-                    buffer.copy_(value)
+                for module, name, buffer, value in buffers:
+                    setattr(module, name, buffer.copy_(value))  # a forward may have changed it or put another there
