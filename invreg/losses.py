@@ -39,7 +39,8 @@ class InvarianceLoss(nn.Module):
         group: The group under which the model shall be invariant.
         error: The per-sample error; one of ``invreg.functional`` or any callable ``(reference, transformed) -> (N,)``.
         samples: Elements per sample, without replacement, none of them the identity. None takes all of a finite group.
-        rng: Where the random elements come from; None uses torch's global generator.
+        rng: Where the random elements come from; None uses torch's global generator, which is also what a compiled
+            loss needs.
         detach_reference: Whether no gradient flows through the outputs at ``x``, so that only those at ``gx`` move.
 
     Raises:
@@ -213,6 +214,10 @@ def check_samples(group: Group, samples: int | None) -> None:
     if samples is None:
         if not isinstance(group, FiniteGroup):
             raise ValueError(f"{group!r} has infinitely many elements: say how many to draw per sample with samples=.")
-    elif samples < 1 or (isinstance(group, FiniteGroup) and samples > group.order - 1):
-        limit = f"1 to {group.order - 1}" if isinstance(group, FiniteGroup) else "1 or more"
-        raise ValueError(f"samples= counts non-identity elements per sample, {limit} for {group!r}: got {samples}.")
+        return
+    most = group.order - 1 if isinstance(group, FiniteGroup) else None
+    if not isinstance(samples, int) or samples < 1 or (most is not None and samples > most):
+        limit = "1 or more" if most is None else f"1 to {most}" if most else "None"
+        raise ValueError(
+            f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}."
+        )

@@ -27,7 +27,8 @@ class SaliencyMap:
 
     The absolute attributions are summed over channels, cut at a share of their maximum and blurred by a Gaussian
     whose ends wrap around, so that blurring commutes with turns, mirrors and cyclic shifts. Two maps of an exactly
-    invariant model then agree over the whole orbit.
+    invariant model then agree over the whole orbit. For a group that permutes positions in other ways there are no
+    neighbours to blur with: set ``kernel_size=1``.
 
     Args:
         steps: Points at which integrated gradients evaluate the gradient. Not used with ``attribution``.
@@ -86,17 +87,32 @@ class SaliencyMap:
             target: Class whose logit is explained, for each sample: ``(N,)``, int64. None for a single logit.
 
         Returns:
-            Non-negative maps in the inputs' dtype and with their axes, the channel axis of size 1.
+            Non-negative maps with the inputs' axes, the channel axis of size 1; float32 or wider.
+
+        Raises:
+            ValueError: The attribution has another shape than the inputs, or ``channel_dim`` is their batch axis.
         """
         return self.fold(self.attribute(model, inputs, target))
 
     def attribute(self, model: Model, inputs: Tensor, target: Tensor | None) -> Tensor:
-        """The attributions before they are folded into a map, in the shape of ``inputs``."""
-        inputs = inputs.detach()
-        if self.attribution is None:
-            return _integrated_gradients(model, inputs, target, self.steps, self.internal_batch_size)
-        with torch.enable_grad():
-            if isinstance(self.attribution, type):
+        """The attributions before they are folded into a map.
+
+        Args:
+            model: As in ``__call__``; so are the others.
+            inputs: Shape ``(N, ...)``.
+            target: Shape ``(N,)``, or None.
+
+        Returns:
+            Signed attributions in the shape of ``inputs``, without gradient.
+
+        Raises:
+            ValueError: ``attribution`` returned something else.
+        """
+        with torch.inference_mode(mode=False), torch.enable_grad():  # gradients are wanted whatever the caller's mode
+            inputs = inputs.detach().clone()
+            if self.attribution is None:
+                attributions = _integrated_gradients(model, inputs, target, self.steps, self.internal_batch_size)
+            elif isinstance(self.attribution, type):
                 attributions = self.attribution(model).attribute(inputs.requires_grad_(), target=target)
             else:
                 attributions = self.attribution(model, inputs.requires_grad_(), target)
@@ -108,10 +124,25 @@ class SaliencyMap:
         return attributions.detach()
 
     def fold(self, attributions: Tensor) -> Tensor:
-        """Makes maps from attributions: absolute values, sum over channels, cut, blur."""
+        """Makes maps from attributions: absolute values, sum over channels, cut, blur.
+
+        Args:
+            attributions: Shape ``(N, ...)``.
+
+        Returns:
+            Maps, as from ``__call__``; NaN stays NaN.
+
+        Raises:
+            ValueError: ``channel_dim`` is the batch axis or not an axis.
+        """
         channel_dim = 1 if self.channel_dim is None and attributions.ndim >= 4 else self.channel_dim
-        maps = attributions.abs()
+        maps = attributions.abs().to(torch.promote_types(attributions.dtype, torch.float32))
         if channel_dim is not None:
+            if channel_dim % maps.ndim == 0 or not -maps.ndim <= channel_dim < maps.ndim:
+                raise ValueError(
+                    f"SaliencyMap: channel_dim must be an axis of the inputs other than the batch's: got {channel_dim} "
+                    f"for shape {tuple(maps.shape)}."
+                )
             maps = maps.sum(channel_dim, keepdim=True)
         if self.cut is not None:
             maps = _CUTS[self.cut](maps, self.threshold)
@@ -144,7 +175,7 @@ def saliency_similarity(reference: Tensor, realigned: Tensor) -> Tensor:
     if reference.shape != realigned.shape:
         raise ValueError(f"Maps must have one shape: got {tuple(reference.shape)} and {tuple(realigned.shape)}.")
     dtype = torch.promote_types(reference.dtype, torch.float32)
-    a, b = _unit(reference.to(dtype).flatten(1)), _unit(realigned.to(dtype).flatten(1))
+    a, b = (_unit(_rows(maps.to(dtype))) for maps in (reference, realigned))
     both_zero = (a == 0).all(1) & (b == 0).all(1)
     return torch.where(both_zero, torch.ones_like(a[:, 0]), (a * b).sum(1))
 
@@ -174,7 +205,7 @@ def completeness_gap(model: Model, inputs: Tensor, attributions: Tensor, target:
     with torch.no_grad():
         at_input, at_zero = (_target_logit(model(x), target) for x in (inputs, torch.zeros_like(inputs)))
     change = at_input - at_zero
-    return torch.stack([(attributions.flatten(1).sum(1) - change).abs(), change.abs()])
+    return torch.stack([(_rows(attributions).sum(1) - change).abs(), change.abs()])
 
 
 def _target_logit(outputs: Tensor, target: Tensor | None) -> Tensor:
@@ -198,23 +229,30 @@ def _integrated_gradients(
     return torch.cat(parts)
 
 
+def _rows(maps: Tensor) -> Tensor:
+    return maps.flatten(1) if maps.ndim > 1 else maps[:, None]
+
+
 def _per_sample(values: Tensor, maps: Tensor) -> Tensor:
     return values.view(-1, *[1] * (maps.ndim - 1))
 
 
+def _maximum(maps: Tensor) -> Tensor:
+    return _per_sample(_rows(maps).amax(1), maps)
+
+
 def _keep_above(maps: Tensor, threshold: float) -> Tensor:
-    limit = threshold * _per_sample(maps.flatten(1).amax(1), maps)
-    return torch.where(maps >= limit, maps, 0)
+    return torch.where(maps < threshold * _maximum(maps), 0, maps)  # said so that NaN stays
 
 
 def _clip(maps: Tensor, threshold: float) -> Tensor:
-    return torch.minimum(maps, threshold * _per_sample(maps.flatten(1).amax(1), maps))
+    return torch.minimum(maps, threshold * _maximum(maps))
 
 
 def _keep_above_quantile(maps: Tensor, threshold: float) -> Tensor:
-    flat = maps.flatten(1)
+    flat = _rows(maps)
     rank = max(ceil(threshold * flat.shape[1]), 1)
-    return torch.where(maps >= _per_sample(flat.kthvalue(rank, 1).values, maps), maps, 0)
+    return torch.where(maps < _per_sample(flat.kthvalue(rank, 1).values, maps), 0, maps)
 
 
 _CUTS: dict[str, Callable[[Tensor, float], Tensor]] = {

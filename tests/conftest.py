@@ -7,6 +7,8 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+torch.set_num_threads(1)  # models this small wait for threads more than they gain by them
+
 
 @pytest.fixture(autouse=True)
 def _seeded():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from invreg.audit.batches import batches
 from invreg.audit.moments import Moments
-from invreg.audit.report import ElementReport, InvarianceReport
+from invreg.audit.report import ElementReport, Estimate, InvarianceReport
 from invreg.functional import (
     Model,
     checked_outputs,
@@ -30,6 +30,10 @@ _ERRORS = {
     "distribution_error": distribution_error,
     "normalized_logit_error": normalized_logit_error,
 }
+_MAPS = "Making saliency maps"
+_OF_ELEMENT = (*_ERRORS, "saliency_similarity", "accuracy", "consistency")
+_OVERALL = (*_OF_ELEMENT, "group_accuracy", "orbit_accuracy")
+"""The estimates of a report, by the names of its fields."""
 
 
 def measure_invariance(
@@ -149,10 +153,13 @@ class _Audit:
             raise ValueError(f"Either every batch has labels or none: this changes after {self.seen} samples.")
         elements = self._elements(len(inputs), inputs.device)
         with torch.no_grad():
-            reference = self._outputs(inputs)
+            reference = self._outputs(inputs.clone())  # a model that writes into its input must not spoil the data
             outputs = [self._outputs(self.group.act(g, inputs), g) for g in elements]
+            if any(out.shape != reference.shape for out in outputs):
+                shapes = sorted({tuple(out.shape) for out in (reference, *outputs)})
+                raise ValueError(f"The model must return one shape for inputs of one shape: got {shapes}.")
             transformed = torch.stack(outputs) if outputs else reference[None, :][:0]
-            self._check_finite(reference, transformed, elements)
+            self._check_finite("The model's outputs", elements, reference, transformed)
             predictions = predicted_class(reference)
             if labels is not None:
                 labels = _class_indices(labels, predictions, 2 if has_single_logit(reference) else reference.shape[1])
@@ -174,21 +181,10 @@ class _Audit:
     def report(self) -> InvarianceReport:
         """What the batches have shown, all together."""
         per_element = []
-        if isinstance(self.group, FiniteGroup):
-            for element in self.group.non_identity_elements().tolist():
-                found = {name: moments.estimate(element) for name, moments in self.by_element.items()}
-                if found["logit_error"].count:
-                    per_element.append(
-                        ElementReport(
-                            element=element,
-                            logit_error=found["logit_error"],
-                            distribution_error=found["distribution_error"],
-                            normalized_logit_error=found["normalized_logit_error"],
-                            saliency_similarity=found.get("saliency_similarity"),
-                            accuracy=found.get("accuracy"),
-                            consistency=found["consistency"],
-                        )
-                    )
+        for element in range(1, self.group.order) if isinstance(self.group, FiniteGroup) else ():
+            found = {name: moments.estimate(element) for name, moments in self.by_element.items()}
+            if found["logit_error"] is not None:
+                per_element.append(ElementReport(element=element, **_named(_OF_ELEMENT, found)))
         found = {name: moments.estimate() for name, moments in self.over_samples.items()}
         gap, change = self.gap.tolist()
         return InvarianceReport(
@@ -197,17 +193,10 @@ class _Audit:
             samples=self.seen,
             elements=self.elements,
             exhaustive=self.samples is None,
-            logit_error=found["logit_error"],
-            distribution_error=found["distribution_error"],
-            normalized_logit_error=found["normalized_logit_error"],
-            saliency_similarity=found.get("saliency_similarity"),
             saliency=None if self.map_method is None else repr(self.map_method),
             completeness_gap=gap / change if change else None,
-            accuracy=found.get("accuracy"),
-            group_accuracy=found.get("group_accuracy"),
-            orbit_accuracy=found.get("orbit_accuracy"),
-            consistency=found["consistency"],
             per_element=tuple(per_element),
+            **_named(_OVERALL, found),
         )
 
     def _elements(self, rows: int, device: torch.device) -> Tensor:
@@ -218,13 +207,15 @@ class _Audit:
         return self.group.sample_non_identity(rows, self.samples, self.rng).to(device)
 
     def _outputs(self, inputs: Tensor, element: Tensor | None = None) -> Tensor:
+        return checked_outputs(self._call("The model", self.model, inputs, element), len(inputs))
+
+    def _call(self, what: str, function: Callable[[Tensor], Any], inputs: Tensor, element: Tensor | None) -> Any:
+        """Calls the user's code on a batch under an element."""
         try:
-            outputs = self.model(inputs)
+            return function(inputs)
         except Exception as error:
-            raise RuntimeError(
-                f"The model failed on {self._under(element)}, shape {tuple(inputs.shape)}: {error}"
-            ) from error
-        return checked_outputs(outputs, len(inputs))
+            shape = tuple(inputs.shape)
+            raise RuntimeError(f"{what} failed on {self._under(element)}, shape {shape}: {error}") from error
 
     def _under(self, element: Tensor | None) -> str:
         """Which inputs these are, for a message."""
@@ -233,16 +224,17 @@ class _Audit:
         one = element.shape == self.group.element_shape
         return f"inputs under {f'element {element.tolist()}' if one else 'drawn elements'} of {self.group!r}"
 
-    def _check_finite(self, reference: Tensor, transformed: Tensor, elements: Tensor) -> None:
+    def _check_finite(self, what: str, elements: Tensor, reference: Tensor, transformed: Tensor) -> None:
+        """Raises unless all values are finite, at the identity ``(N, ...)`` and under the elements ``(K, N, ...)``."""
         if reference.isfinite().all() and transformed.isfinite().all():
             return
-        for outputs, g in ((reference, None), *zip(transformed, elements, strict=True)):
-            finite = outputs.isfinite().reshape(len(outputs), -1).all(1)
+        for values, g in ((reference, None), *zip(transformed, elements, strict=True)):
+            finite = values.isfinite().reshape(len(values), -1).all(1)
             if not finite.all():
                 row = int((~finite).nonzero()[0])
                 raise ValueError(
-                    f"The model's outputs must be finite: they are not for sample {self.seen + row} of the data "
-                    f"(row {row} of its batch), {self._under(g if g is None or self.samples is None else g[row])}."
+                    f"{what} must be finite: they are not for sample {self.seen + row} of the data (row {row} of its "
+                    f"batch), {self._under(g if g is None or self.samples is None else g[row])}."
                 )
 
     def _add_errors(self, elements: Tensor, reference: Tensor, transformed: Tensor) -> None:
@@ -270,23 +262,22 @@ class _Audit:
 
     def _add_similarity(self, method: MapMethod, elements: Tensor, inputs: Tensor, target: Tensor | None) -> None:
         if isinstance(method, SaliencyMap) and method.attribution is None:
-            attributions = method.attribute(self.model, inputs, target)
+            attributions = self._call(_MAPS, lambda x: method.attribute(self.model, x, target), inputs, None)
             reference = method.fold(attributions)
             self.gap += completeness_gap(self.model, inputs, attributions, target).sum(1).double().cpu()
         else:
-            reference = self._map(method, inputs, target)
-        values = reference.new_empty(0, len(inputs))
+            reference = self._map(method, inputs, target, None)
+        realigned = reference.new_empty(0, *reference.shape)
         if len(elements):
-            similarities = []
-            for g in elements:
-                moved = self._map(method, self.group.act(g, inputs), target)
-                realigned = self.group.act_on_map(self.group.inverse(g), moved)
-                similarities.append(saliency_similarity(reference, realigned))
-            values = torch.stack(similarities)
-        self._add("saliency_similarity", elements, values, of_identity=1.0)
+            maps = (self._map(method, self.group.act(g, inputs), target, g) for g in elements)
+            inverses = self.group.inverse(elements)
+            realigned = torch.stack([self.group.act_on_map(g, m) for g, m in zip(inverses, maps, strict=True)])
+        self._check_finite("Saliency maps", elements, reference, realigned)
+        values = saliency_similarity(reference.expand_as(realigned).flatten(0, 1), realigned.flatten(0, 1))
+        self._add("saliency_similarity", elements, values.view(realigned.shape[:2]), of_identity=1.0)
 
-    def _map(self, method: MapMethod, inputs: Tensor, target: Tensor | None) -> Tensor:
-        maps = method(self.model, inputs, target)
+    def _map(self, method: MapMethod, inputs: Tensor, target: Tensor | None, element: Tensor | None) -> Tensor:
+        maps = self._call(_MAPS, lambda x: method(self.model, x, target), inputs, element)
         if not isinstance(maps, Tensor) or maps.ndim == 0 or len(maps) != len(inputs):
             came = f"shape {tuple(maps.shape)}" if isinstance(maps, Tensor) else type(maps).__name__
             raise ValueError(f"saliency must return one map per sample, {len(inputs)} here: got {came}.")
@@ -299,6 +290,10 @@ class _Audit:
         self._add_by_element(name, elements, values)
 
     def _add_over_samples(self, name: str, values: Tensor) -> None:
+        if not values.isfinite().all():
+            raise ValueError(
+                f"{name} overflows: logits as large as this model's need a wider dtype. Use model.double()."
+            )
         moments = self.over_samples.setdefault(name, Moments(1))
         moments.add(values.double().cpu().numpy(), torch.zeros(len(values), dtype=torch.int64).numpy())
 
@@ -307,6 +302,11 @@ class _Audit:
             moments = self.by_element.setdefault(name, Moments(self.group.order))
             bins = elements.cpu().view(len(elements), -1).expand(values.shape)
             moments.add(values.double().flatten().cpu().numpy(), bins.flatten().numpy())
+
+
+def _named(names: tuple[str, ...], found: dict[str, Estimate | None]) -> dict[str, Any]:
+    """The estimates of these names; None for what was not measured."""
+    return {name: found.get(name) for name in names}
 
 
 def _class_indices(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:

@@ -32,7 +32,8 @@ class Moments:
         """Adds values, each to its bin; both of shape ``(R,)``."""
         batch = Moments(len(self.count))
         np.add.at(batch.count, bins, 1)
-        np.add.at(batch.mean, bins, values / batch.count[bins])
+        np.add.at(batch.mean, bins, values)
+        batch.mean /= np.maximum(batch.count, 1)
         np.add.at(batch.deviations, bins, (values - batch.mean[bins]) ** 2)
         self.merge(batch)
 
@@ -45,9 +46,10 @@ class Moments:
         self.deviations += other.deviations + shift**2 * self.count * share
         self.count = count
 
-    def estimate(self, index: int = 0) -> Estimate:
-        """The mean of a bin and its standard error."""
+    def estimate(self, index: int = 0) -> Estimate | None:
+        """The mean of a bin and its standard error; None if nothing fell into it."""
         count = int(self.count[index])
-        variance = self.deviations[index] / (count - 1) if count > 1 else math.nan
-        error = float(math.sqrt(variance / count)) if count > 1 else math.nan
-        return Estimate(float(self.mean[index]) if count else math.nan, error, count)
+        if count == 0:
+            return None
+        error = math.sqrt(self.deviations[index] / (count - 1) / count) if count > 1 else None
+        return Estimate(float(self.mean[index]), error, count)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-from typing_extensions import Self
 
 SCHEMA = 1
 """Version of the dictionary and JSON form; it grows when a field changes its meaning or goes away."""
@@ -19,7 +16,7 @@ class Estimate:
 
     Args:
         mean: The mean.
-        standard_error: Its standard error over samples; NaN where one sample alone was seen.
+        standard_error: Its standard error over samples; None where one sample alone was seen.
         count: How many samples.
 
     Example:
@@ -30,14 +27,14 @@ class Estimate:
     """
 
     mean: float
-    standard_error: float
+    standard_error: float | None
     count: int
 
     def __float__(self) -> float:
         return self.mean
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g}" if math.isnan(self.standard_error) else f"{self.mean:.4g} ± {self.standard_error:.2g}"
+        return f"{self.mean:.4g}" + ("" if self.standard_error is None else f" ± {self.standard_error:.2g}")
 
 
 @dataclass(frozen=True)
@@ -109,15 +106,14 @@ class InvarianceReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dictionaries, lists, numbers and strings, with ``schema`` for the form's version."""
-        state: dict[str, Any] = _without_nan({"schema": SCHEMA, **asdict(self)})
-        return state
+        return {"schema": SCHEMA, **asdict(self), "per_element": [asdict(one) for one in self.per_element]}
 
     def to_json(self) -> str:
         """The report as a JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> Self:
+    def from_dict(cls, state: dict[str, Any]) -> InvarianceReport:
         """Makes the report that ``to_dict`` described.
 
         Args:
@@ -131,15 +127,12 @@ class InvarianceReport:
         """
         if state.get("schema") != SCHEMA:
             raise ValueError(f"A report's dictionary must have schema {SCHEMA}: got {state.get('schema')!r}.")
-        names = {field.name for field in fields(cls)}
-        if names != state.keys() - {"schema"}:
-            raise ValueError(
-                f"A report's dictionary must have the fields {sorted(names)}: "
-                f"missing {sorted(names - state.keys())}, unknown {sorted(state.keys() - names - {'schema'})}."
-            )
-        values = {name: _with_estimates(state[name]) for name in names - {"per_element"}}
-        elements = [{name: _with_estimates(value) for name, value in one.items()} for one in state["per_element"]]
-        return cls(**values, per_element=tuple(ElementReport(**one) for one in elements))
+        values = {name: value for name, value in state.items() if name != "schema"}
+        elements = values.get("per_element")
+        if isinstance(elements, (list, tuple)):
+            values["per_element"] = tuple(_made(ElementReport, element) for element in elements)
+        report: InvarianceReport = _made(cls, values)
+        return report
 
     def __str__(self) -> str:
         how = "all non-identity elements" if self.exhaustive else "drawn for each sample"
@@ -199,18 +192,13 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _without_nan(value: Any) -> Any:
-    """Replaces NaN by None and tuples by lists, as JSON has neither."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _with_estimates(value: Any) -> Any:
-    """Undoes ``asdict`` and ``_without_nan`` for a field that may hold an estimate."""
-    if not isinstance(value, dict):
-        return value
-    error = value["standard_error"]
-    return Estimate(value["mean"], math.nan if error is None else error, value["count"])
+def _made(kind: type[Any], state: Any) -> Any:
+    """Makes a report from the dictionary of its fields, whose dictionaries are estimates."""
+    names = {field.name for field in fields(kind)}
+    if not isinstance(state, dict) or state.keys() != names:
+        given = state.keys() if isinstance(state, dict) else set()
+        raise ValueError(
+            f"The dictionary of {kind.__name__} must have just its fields: "
+            f"missing {sorted(names - given)}, unknown {sorted(given - names)}."
+        )
+    return kind(**{name: _made(Estimate, value) if isinstance(value, dict) else value for name, value in state.items()})

@@ -127,7 +127,7 @@ class Group(ABC):
         Raises:
             ValueError: A finite group has fewer than ``k`` non-identity elements.
         """
-        return self.sample(k * n, rng).view(k, n, *self.element_shape)
+        return self.sample(n * k, rng).view(n, k, *self.element_shape).transpose(0, 1)
 
     def _check_elements(self, *elements: Tensor) -> None:
         """Raises unless each argument is a stack of elements."""
@@ -226,8 +226,8 @@ class FiniteGroup(Group):
                 f"{self!r} has {self.order - 1} non-identity elements: cannot draw {k} different ones per sample. "
                 "Use samples=None for all of them."
             )
-        keys = torch.rand(self.order - 1, n, generator=rng, device=_device_of(rng))
-        return keys.topk(k, dim=0).indices + 1
+        keys = torch.rand(n, self.order - 1, generator=rng, device=_device_of(rng))
+        return keys.topk(k, dim=1).indices.T + 1
 
     def cayley_table(self) -> Tensor:
         """The multiplication table: entry ``[g, h]`` is ``gh``, shape ``(order, order)``, int64."""
