@@ -31,10 +31,9 @@ class Moments:
     def add(self, values: Array, bins: Indices) -> None:
         """Adds values, each to its bin; both of shape ``(R,)``."""
         batch = Moments(len(self.count))
-        np.add.at(batch.count, bins, 1)
-        np.add.at(batch.mean, bins, values)
-        batch.mean /= np.maximum(batch.count, 1)
-        np.add.at(batch.deviations, bins, (values - batch.mean[bins]) ** 2)
+        batch.count = _sums(np.ones_like(values), bins, len(self.count))
+        batch.mean = _sums(values, bins, len(self.count)) / np.maximum(batch.count, 1)
+        batch.deviations = _sums(np.square(values - batch.mean[bins]), bins, len(self.count))
         self.merge(batch)
 
     def merge(self, other: Moments) -> None:
@@ -53,3 +52,7 @@ class Moments:
             return None
         error = math.sqrt(self.deviations[index] / (count - 1) / count) if count > 1 else None
         return Estimate(float(self.mean[index]), error, count)
+
+
+def _sums(values: Array, bins: Indices, size: int) -> Array:
+    return np.bincount(bins, values, size).astype(np.float64, copy=False)  # which numpy types as integers

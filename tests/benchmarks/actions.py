@@ -1,0 +1,55 @@
+"""Which is faster for turns, mirrors and shifts: one gather, or torch's rot90, flip and roll?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from invreg import CyclicRotation, CyclicTranslation, FiniteGroup, Flip, PositionGroup
+from tests.benchmarks.timing import ratios
+
+SHAPES = ((512, 1, 36, 36), (128, 3, 32, 32), (64, 3, 224, 224))
+Operation = Callable[[Tensor, int], Tensor]
+
+GROUPS: dict[str, tuple[PositionGroup, Operation]] = {
+    "rotation": (CyclicRotation(4), lambda x, i: torch.rot90(x, i, (-2, -1)).contiguous()),
+    "flip": (Flip(-1), lambda x, i: x.flip(-1) if i else x.clone()),
+    "translation": (CyclicTranslation(4), lambda x, i: x.roll(i * x.shape[-1] // 4, -1)),
+}
+
+
+def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
+    """Times of a gather, and of invreg, as multiples of torch's operation, by use, group and shape."""
+    for shape in ((4, 1, 36, 36),) if quick else SHAPES:
+        for name, (group, operation) in GROUPS.items():
+            for use, found in _uses(group, operation, torch.randn(shape), rounds=2 if quick else 20):
+                label = f"{use}, {name}, {'x'.join(map(str, shape))}"
+                yield f"{label}: gather / torch", found["gather"]
+                yield f"{label}: invreg / torch", found["invreg"]
+
+
+def _uses(
+    group: PositionGroup, operation: Operation, x: Tensor, *, rounds: int
+) -> Iterator[tuple[str, dict[str, float]]]:
+    for index in range(1, group.order):
+        alternatives = {
+            "torch": lambda i=index: operation(x, i),
+            "gather": lambda i=index: PositionGroup.transform(group, i, x),
+            "invreg": lambda i=index: group.transform(i, x),
+        }
+        yield f"one element ({index})", ratios(alternatives, rounds=rounds)
+    g = torch.randint(group.order, (len(x),))
+    alternatives = {
+        "torch": lambda: FiniteGroup.transform_each(group, g, x),
+        "gather": lambda: PositionGroup.transform_each(group, g, x),
+        "invreg": lambda: group.transform_each(g, x),
+    }
+    yield "one element per sample", ratios(alternatives, rounds=rounds)
+    alternatives = {
+        "torch": lambda: torch.stack([operation(x, i) for i in range(group.order)]),
+        "gather": lambda: PositionGroup.orbit(group, x),
+        "invreg": lambda: group.orbit(x),
+    }
+    yield "whole orbit", ratios(alternatives, rounds=rounds)

@@ -1,0 +1,82 @@
+"""What does the audit add to the forwards and backwards that nobody can avoid, in time and memory?"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import torch
+from captum.attr import IntegratedGradients
+from torch import nn
+
+from invreg import CyclicRotation, measure_invariance
+from tests.benchmarks.models import CLASSES, MODELS, SIDE
+from tests.benchmarks.timing import ratios
+
+GROUP = CyclicRotation(4)
+BATCH = 256
+
+
+def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
+    """The audit's time as a multiple of bare forwards and of captum alone; its peak memory at 1k and at 50k samples."""
+    for name, make in MODELS.items():
+        found = _errors(make().eval(), batches=1 if quick else 8, rounds=3 if quick else 20)
+        yield f"audit of LI and DI, {name}: measure_invariance / bare forwards", found["audit"]
+        yield f"audit of LI and DI, {name}: of which transforming the inputs", found["transforms"] - 1
+        found = _saliency(make().eval(), n=8 if quick else BATCH, rounds=2 if quick else 7)
+        yield f"audit with SI, {name}: measure_invariance / captum's attributions alone", found["audit"]
+    few, many = (_peak_memory(n) for n in ((256, 512) if quick else (1_000, 50_000)))
+    yield "peak memory of an audit: 50k samples / 1k samples", many / few
+
+
+def _errors(model: nn.Module, *, batches: int, rounds: int) -> dict[str, float]:
+    data = [(torch.randn(BATCH, 1, SIDE, SIDE), torch.randint(CLASSES, (BATCH,))) for _ in range(batches)]
+    orbits = [GROUP.orbit(x) for x, _ in data]
+
+    def forwards() -> None:
+        with torch.no_grad():
+            for orbit in orbits:
+                for x in orbit:
+                    model(x)
+
+    def transformed_forwards() -> None:
+        with torch.no_grad():
+            for x, _ in data:
+                for g in GROUP.elements():
+                    model(GROUP.act(g, x))
+
+    def audit() -> None:
+        measure_invariance(model, data, GROUP, saliency=None)
+
+    return ratios({"forwards": forwards, "transforms": transformed_forwards, "audit": audit}, rounds=rounds)
+
+
+def _saliency(model: nn.Module, *, n: int, rounds: int) -> dict[str, float]:
+    x, y = torch.randn(n, 1, SIDE, SIDE), torch.randint(CLASSES, (n,))
+    orbit = GROUP.orbit(x)
+    method = IntegratedGradients(model)
+
+    def attributions() -> None:
+        for moved in orbit:
+            method.attribute(moved, target=y, n_steps=50, internal_batch_size=BATCH)
+
+    return ratios({"captum": attributions, "audit": lambda: measure_invariance(model, [(x, y)], GROUP)}, rounds=rounds)
+
+
+def _peak_memory(samples: int) -> float:
+    """Peak resident memory of a fresh process that audits so many samples."""
+    command = [sys.executable, "-m", "tests.benchmarks.auditing", str(samples)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _audit(samples: int) -> None:
+    stream = (torch.randn(min(BATCH, samples - start), 1, SIDE, SIDE) for start in range(0, samples, BATCH))
+    measure_invariance(MODELS["CNN"](), stream, GROUP, saliency=None)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    _audit(int(sys.argv[1]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
