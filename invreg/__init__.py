@@ -3,6 +3,7 @@
 from invreg import functional
 from invreg.audit import ElementReport, Estimate, InvarianceReport, measure_invariance
 from invreg.groups import (
+    CyclicGroup,
     CyclicPermutation,
     CyclicRotation,
     CyclicTranslation,
@@ -22,6 +23,7 @@ from invreg.saliency import SaliencyMap, saliency_similarity
 __version__ = "0.1.0"
 
 __all__ = [
+    "CyclicGroup",
     "CyclicPermutation",
     "CyclicRotation",
     "CyclicTranslation",

@@ -407,7 +407,10 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Key,
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
-    return next((key for key, value in _arguments(args, kwargs) if isinstance(value, Tensor)), None)
+    for key, value in _arguments(args, kwargs):
+        if isinstance(value, Tensor):
+            return key
+    return None
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], key: Key) -> Tensor:

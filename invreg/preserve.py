@@ -35,3 +35,4 @@ def preserved(model: Callable[..., Any], *, training: bool) -> Iterator[None]:
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     setattr(module, name, buffer.copy_(value))  # a forward may have changed it or put another there
+            torch.clear_autocast_cache()  # which may hold weights that were cast without gradients

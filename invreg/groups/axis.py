@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invreg.groups.cyclic import CyclicGroup
 from invreg.groups.positions import PositionGroup
 
 
-class _AxisGroup(PositionGroup):
-    """Moves along the one axis ``dim``."""
+class _AxisGroup(CyclicGroup, PositionGroup):
+    """Cyclic moves along the one axis ``dim``."""
 
     dim: int
 
@@ -41,16 +42,6 @@ class _CyclicShift(_AxisGroup):
                 "Pad or crop it to a multiple first."
             )
         return size // self.order
-
-    def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        """Adds the shifts; see ``Group.compose``."""
-        self._check_elements(g, h)
-        return (g + h) % self.order
-
-    def inverse(self, g: Tensor) -> Tensor:
-        """Shifts back; see ``Group.inverse``."""
-        self._check_elements(g)
-        return -g % self.order
 
     def sources(self, sizes: tuple[int, ...], device: torch.device) -> Tensor:
         """Each position's source lies one shift before it; see ``PositionGroup.sources``."""
@@ -135,16 +126,6 @@ class Flip(_AxisGroup):
 
     def __post_init__(self) -> None:
         self._check_dim()
-
-    def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        """Two mirrors cancel; see ``Group.compose``."""
-        self._check_elements(g, h)
-        return (g + h) % 2
-
-    def inverse(self, g: Tensor) -> Tensor:
-        """Each element undoes itself; see ``Group.inverse``."""
-        self._check_elements(g)
-        return g
 
     def sources(self, sizes: tuple[int, ...], device: torch.device) -> Tensor:
         """The positions, and the positions backwards; see ``PositionGroup.sources``."""

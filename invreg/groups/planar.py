@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invreg.groups.cyclic import CyclicGroup
 from invreg.groups.positions import PositionGroup
 
 _FLIPPED_DIMS = {(0, False): (), (2, False): (-2, -1), (0, True): (-1,), (2, True): (-2,)}
@@ -62,7 +63,7 @@ class _ImageSymmetry(PositionGroup):
 
 
 @dataclass(frozen=True)
-class CyclicRotation(_ImageSymmetry):
+class CyclicRotation(CyclicGroup, _ImageSymmetry):
     """Rotations of images by multiples of 360°/order, in the plane of the last two axes.
 
     Element ``i`` turns counter-clockwise by ``i * 360 / order`` degrees, as ``torch.rot90`` does. Quarter turns
@@ -91,16 +92,6 @@ class CyclicRotation(_ImageSymmetry):
     def rotations(self) -> int:
         """The order."""
         return self.order
-
-    def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        """Adds the angles; see ``Group.compose``."""
-        self._check_elements(g, h)
-        return (g + h) % self.order
-
-    def inverse(self, g: Tensor) -> Tensor:
-        """Turns back; see ``Group.inverse``."""
-        self._check_elements(g)
-        return -g % self.order
 
     def _quarter_turns(self, index: int) -> tuple[int, bool]:
         return index * 4 // self.order, False

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from invreg.groups.contract import FiniteGroup
+from invreg.groups.cyclic import CyclicGroup
 
 
 @dataclass(frozen=True)
-class Trivial(FiniteGroup):
+class Trivial(CyclicGroup):
     """The group that holds the identity alone: the baseline of a comparison.
 
     Example:
@@ -20,16 +21,6 @@ class Trivial(FiniteGroup):
 
     order = 1
     exact = True
-
-    def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        """The identity; see ``Group.compose``."""
-        self._check_elements(g, h)
-        return g + h
-
-    def inverse(self, g: Tensor) -> Tensor:
-        """The identity; see ``Group.inverse``."""
-        self._check_elements(g)
-        return g
 
     def transform(self, index: int, x: Tensor) -> Tensor:
         """A copy of the batch."""
@@ -41,7 +32,7 @@ class Trivial(FiniteGroup):
 
 
 @dataclass(frozen=True)
-class SignFlip(FiniteGroup):
+class SignFlip(CyclicGroup):
     """The change of sign: element 1 negates every value. Maps over the inputs' domain stay as they are.
 
     Example:
@@ -52,16 +43,6 @@ class SignFlip(FiniteGroup):
 
     order = 2
     exact = True
-
-    def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        """Two changes of sign cancel; see ``Group.compose``."""
-        self._check_elements(g, h)
-        return (g + h) % 2
-
-    def inverse(self, g: Tensor) -> Tensor:
-        """Each element undoes itself; see ``Group.inverse``."""
-        self._check_elements(g)
-        return g
 
     def transform(self, index: int, x: Tensor) -> Tensor:
         """Applies one element to a whole batch."""

@@ -370,6 +370,7 @@ def public_groups() -> set[type]:
         for module in (invreg.groups, *modules)
         for name, thing in inspect.getmembers(module, inspect.isclass)
         if issubclass(thing, FiniteGroup) and not inspect.isabstract(thing) and not name.startswith("_")
+        if thing.transform is not FiniteGroup.transform  # others leave it to subclasses to say how they act
     }
 
 
