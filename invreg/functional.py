@@ -35,8 +35,9 @@ def logit_error(reference: Tensor, transformed: Tensor) -> Tensor:
 
     Args:
         reference: Outputs at ``x``, shape ``(N, C, ...)`` with classes on axis 1 or ``(N,)`` for a single logit;
-            floating point. Errors of several positions per sample (segmentation) are averaged over positions, as
-            ``torch.nn.functional.cross_entropy`` does.
+            floating point. Errors of several positions per sample are averaged over positions, as
+            ``torch.nn.functional.cross_entropy`` does; each position is compared with itself, so that outputs that
+            shall move with the input (segmentation) must be moved back first.
         transformed: Outputs at ``gx``, same shape and dtype as ``reference``.
 
     Returns:
@@ -98,6 +99,8 @@ def normalized_logit_error(reference: Tensor, transformed: Tensor, *, eps: float
 
     Raises:
         ValueError: The shapes or dtypes differ, or are not those of logits.
+
+    A single logit is close to zero wherever the model is undecided, and the error large: prefer another one there.
 
     Source: Moskalev et al. (2023), section 4.4, per sample and element.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +46,7 @@ class InvarianceLoss(nn.Module):
         detach_reference: Whether no gradient flows through the outputs at ``x``, so that only those at ``gx`` move.
 
     Raises:
-        TypeError: ``group`` is no group.
+        TypeError: ``group`` is no group, ``error`` no callable or ``rng`` no generator.
         ValueError: ``samples`` is None for an infinite group, below 1, or more than the non-identity elements.
 
     Source: Moskalev et al. (2023), eq. (4).
@@ -69,7 +71,11 @@ class InvarianceLoss(nn.Module):
         detach_reference: bool = False,
     ) -> None:
         super().__init__()
-        check_samples(group, samples)
+        check_draw(group, samples, rng)
+        if not callable(error):
+            raise TypeError(
+                f"error must be a callable (reference, transformed) -> (N,), e.g. logit_error: got {error!r}."
+            )
         self.group = group
         self.error = error
         self.samples = samples
@@ -106,7 +112,13 @@ class InvarianceLoss(nn.Module):
                 f"outputs must be the model's own, of shape {tuple(transformed.shape[1:])}: got {tuple(outputs.shape)}."
             )
         reference = outputs.detach() if self.detach_reference else outputs
-        return self.error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1)).mean()
+        errors = self.error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1))
+        if errors.shape != (transformed.shape[0] * transformed.shape[1],):
+            raise ValueError(
+                f"error must return one value per row of its arguments, {transformed.shape[0] * transformed.shape[1]}: "
+                f"got shape {tuple(errors.shape)}."
+            )
+        return errors.mean()
 
     def extra_repr(self) -> str:
         """The settings, for ``print``."""
@@ -123,8 +135,27 @@ class InvarianceLoss(nn.Module):
         return torch.stack([inputs, *transformed] if identity else transformed)
 
 
-class KLInvarianceLoss(InvarianceLoss):
-    """``InvarianceLoss`` by the Kullback-Leibler divergence of the predictive distributions.
+class _NamedInvarianceLoss(InvarianceLoss):
+    """``InvarianceLoss`` with the error that the class names."""
+
+    named_error: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        samples: int | None = None,
+        rng: torch.Generator | None = None,
+        detach_reference: bool = False,
+    ) -> None:
+        error = type(self).named_error
+        super().__init__(group, error, samples=samples, rng=rng, detach_reference=detach_reference)
+
+
+class KLInvarianceLoss(_NamedInvarianceLoss):
+    """``InvarianceLoss`` by the Kullback-Leibler divergence of the predictive distributions, in nats.
+
+    See ``InvarianceLoss`` for batch normalisation and dropout.
 
     Args:
         group: The group under which the model shall be invariant.
@@ -140,19 +171,13 @@ class KLInvarianceLoss(InvarianceLoss):
         tensor(1.5232)
     """
 
-    def __init__(
-        self,
-        group: Group,
-        *,
-        samples: int | None = None,
-        rng: torch.Generator | None = None,
-        detach_reference: bool = False,
-    ) -> None:
-        super().__init__(group, distribution_error, samples=samples, rng=rng, detach_reference=detach_reference)
+    named_error = staticmethod(distribution_error)
 
 
-class L2InvarianceLoss(InvarianceLoss):
+class L2InvarianceLoss(_NamedInvarianceLoss):
     """``InvarianceLoss`` by half the squared distance of the logits, which the paper found the best regulariser.
+
+    See ``InvarianceLoss`` for batch normalisation and dropout.
 
     Args:
         group: The group under which the model shall be invariant.
@@ -168,19 +193,14 @@ class L2InvarianceLoss(InvarianceLoss):
         tensor(4.)
     """
 
-    def __init__(
-        self,
-        group: Group,
-        *,
-        samples: int | None = None,
-        rng: torch.Generator | None = None,
-        detach_reference: bool = False,
-    ) -> None:
-        super().__init__(group, logit_error, samples=samples, rng=rng, detach_reference=detach_reference)
+    named_error = staticmethod(logit_error)
 
 
-class NormalizedL2InvarianceLoss(InvarianceLoss):
+class NormalizedL2InvarianceLoss(_NamedInvarianceLoss):
     """``InvarianceLoss`` by the squared distance of the logits relative to their squared norm.
+
+    Not for models with a single logit: it is close to zero wherever the model is undecided, and the error explodes.
+    See ``InvarianceLoss`` for batch normalisation and dropout.
 
     Args:
         group: The group under which the model shall be invariant.
@@ -196,27 +216,21 @@ class NormalizedL2InvarianceLoss(InvarianceLoss):
         tensor(2.)
     """
 
-    def __init__(
-        self,
-        group: Group,
-        *,
-        samples: int | None = None,
-        rng: torch.Generator | None = None,
-        detach_reference: bool = False,
-    ) -> None:
-        super().__init__(group, normalized_logit_error, samples=samples, rng=rng, detach_reference=detach_reference)
+    named_error = staticmethod(normalized_logit_error)
 
 
-def check_samples(group: Group, samples: int | None) -> None:
-    """Raises unless so many non-identity elements can be had per sample; None means all."""
+def check_draw(group: Group, samples: int | None, rng: torch.Generator | None) -> None:
+    """Raises unless so many non-identity elements can be drawn per sample; None means all."""
     if not isinstance(group, Group):
         raise TypeError(f"group must be a Group, e.g. CyclicRotation(4): got {group!r}.")
+    if not (rng is None or isinstance(rng, torch.Generator)):
+        raise TypeError(f"rng must be a torch.Generator, e.g. torch.Generator().manual_seed(0): got {rng!r}.")
     if samples is None:
         if not isinstance(group, FiniteGroup):
             raise ValueError(f"{group!r} has infinitely many elements: say how many to draw per sample with samples=.")
         return
     most = group.order - 1 if isinstance(group, FiniteGroup) else None
-    if not isinstance(samples, int) or samples < 1 or (most is not None and samples > most):
+    if type(samples) is not int or samples < 1 or (most is not None and samples > most):
         limit = "1 or more" if most is None else f"1 to {most}" if most else "None"
         raise ValueError(
             f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}."

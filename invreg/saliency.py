@@ -67,7 +67,7 @@ class SaliencyMap:
 
     def __post_init__(self) -> None:
         for name, holds, need in (
-            ("steps", self.steps >= 1, "1 or more"),
+            ("steps", isinstance(self.steps, int) and self.steps >= 1, "a whole number, 1 or more"),
             ("cut", self.cut in (None, *_CUTS), f"None or one of {sorted(_CUTS)}"),
             ("threshold", 0 <= self.threshold <= 1, "between 0 and 1"),
             ("kernel_size", self.kernel_size >= 1 and self.kernel_size % 2 == 1, "odd and positive"),

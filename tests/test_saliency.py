@@ -532,7 +532,7 @@ def test_the_similarity_refuses_maps_of_different_shapes():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, r"steps must be 1 or more: got 0"),
+        ({"steps": 0}, r"steps must be a whole number, 1 or more: got 0"),
         ({"cut": "below"}, r"cut must be None or one of \['above', 'clip', 'quantile'\]: got 'below'"),
         ({"threshold": 1.1}, r"threshold must be between 0 and 1: got 1.1"),
         ({"threshold": -0.1}, r"threshold must be between 0 and 1: got -0.1"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from invreg.functional import checked_inputs
 
@@ -24,6 +25,11 @@ def batches(
 
     if isinstance(loader, Tensor):
         raise TypeError("loader must yield batches: got a tensor. Write [x] or [(x, y)] for a single batch.")
+    if isinstance(loader, Dataset) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise TypeError(
+            f"loader must yield batches: got {type(loader).__name__}. A data set yields single samples: wrap it in a "
+            "torch.utils.data.DataLoader."
+        )
     empty = True
     for batch in tqdm(loader, desc="audit", unit="batch", leave=False, disable=None if progress else True):
         empty = False
@@ -31,8 +37,12 @@ def batches(
         checked_inputs(inputs)
         if labels is not None and not isinstance(labels, Tensor):
             raise TypeError(
-                f"Labels must be a tensor of shape (N,), one class index per input: got {type(labels).__name__}. "
-                "A data set yields single samples: wrap it in a torch.utils.data.DataLoader."
+                f"Labels must be a tensor, one class index per input: got {type(labels).__name__}. "
+                "Use torch.tensor(y), or for a data set a torch.utils.data.DataLoader."
+            )
+        if labels is not None and (labels.ndim == 0 or len(labels) != len(inputs)):
+            raise ValueError(
+                f"Labels must be one per input: got shape {tuple(labels.shape)} for inputs {tuple(inputs.shape)}."
             )
         yield inputs.to(device), None if labels is None else labels.to(device)
     if empty:

@@ -21,7 +21,7 @@ from invreg.functional import (
     predicted_class,
 )
 from invreg.groups import FiniteGroup, Group
-from invreg.losses import check_samples
+from invreg.losses import check_draw
 from invreg.preserve import preserved
 from invreg.saliency import MapMethod, SaliencyMap, completeness_gap, saliency_similarity
 
@@ -59,10 +59,11 @@ def measure_invariance(
 
     Args:
         model: Any callable from inputs ``(N, ...)`` to logits ``(N, C)``; ``(N, 1)`` or ``(N,)`` for a single logit,
-            whose sigmoid is the probability of class 1; or ``(N, C, ...)`` with a prediction per position. A callable
-            that is no module is called as it is: put the network inside it into eval mode yourself.
+            whose sigmoid is the probability of class 1; or ``(N, C, ...)`` with a prediction per position, which must
+            not move with the input (segmentation). A callable that is no module is called as it is: put the network
+            inside it into eval mode yourself.
         loader: Yields batches: inputs, or ``(inputs, labels)``, or a mapping. Inputs are floating point, ``(N, ...)``;
-            labels are class indices, int64, in the shape of the predictions: ``(N,)``.
+            labels are class indices in the shape of the predictions, ``(N,)``; for a single logit also 0.0 and 1.0.
         group: The group.
         saliency: How to make the maps for SI: ``"paper"`` for ``SaliencyMap()``, another map method, or None to
             leave SI out. It is by far the most expensive part. The class to explain is the label or, without labels,
@@ -80,8 +81,8 @@ def measure_invariance(
         The report. For a group of the identity alone, errors are 0 and similarities 1.
 
     Raises:
-        TypeError: Inputs or outputs are not floating-point tensors, labels are not integers, or a batch is none of
-            the forms above.
+        TypeError: Inputs or outputs are not floating-point tensors, labels are no class indices, a batch is none of
+            the forms above, or an argument is of another kind than said.
         ValueError: The loader is empty, shapes or labels do not fit, outputs are not finite (the message names the
             sample and the element), ``samples`` does not suit the group, or SI is asked of outputs per position.
         RuntimeError: The model raised; the message names the element, and the model's own error is the cause.
@@ -96,10 +97,12 @@ def measure_invariance(
         >>> report.samples, report.elements, report.logit_error.mean > 0
         (48, 3, True)
     """
-    check_samples(group, samples)
+    check_draw(group, samples, rng)
     if mode not in ("eval", "train"):
         raise ValueError(f'mode must be "eval" or "train": got {mode!r}.')
-    if not (saliency is None or saliency == "paper" or callable(saliency)):
+    if not callable(model):
+        raise TypeError(f"model must be a callable from inputs to logits: got {type(model).__name__}.")
+    if isinstance(saliency, type) or not (saliency is None or saliency == "paper" or callable(saliency)):
         raise ValueError(
             f'saliency must be "paper", None or a callable (model, inputs, target) -> maps: got {saliency!r}.'
         )
@@ -113,7 +116,7 @@ def measure_invariance(
         map_method=SaliencyMap() if saliency == "paper" else saliency,
         saliency_samples=saliency_samples,
         samples=samples,
-        rng=rng or torch.Generator().manual_seed(0),
+        rng=torch.Generator().manual_seed(0) if rng is None else rng,
     )
     stream = batches(loader, input_key=input_key, label_key=label_key, device=device, progress=progress)
     with preserved(model, training=mode == "train"):
@@ -162,7 +165,7 @@ class _Audit:
             self._check_finite("The model's outputs", elements, reference, transformed)
             predictions = predicted_class(reference)
             if labels is not None:
-                labels = _class_indices(labels, predictions, 2 if has_single_logit(reference) else reference.shape[1])
+                labels = _class_indices(labels, reference, predictions)
             self._add_errors(elements, reference, transformed)
             self._add_predictions(elements, predictions, transformed, labels)
         left = len(inputs) if self.saliency_samples is None else min(self.saliency_samples - self.seen, len(inputs))
@@ -192,7 +195,7 @@ class _Audit:
             group=repr(self.group),
             samples=self.seen,
             elements=self.elements,
-            exhaustive=self.samples is None,
+            exhaustive=isinstance(self.group, FiniteGroup) and self.elements == self.group.order - 1,
             saliency=None if self.map_method is None else repr(self.map_method),
             completeness_gap=gap / change if change else None,
             per_element=tuple(per_element),
@@ -309,22 +312,31 @@ def _named(names: tuple[str, ...], found: dict[str, Estimate | None]) -> dict[st
     return {name: found.get(name) for name in names}
 
 
-def _class_indices(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+def _class_indices(labels: Tensor, outputs: Tensor, predictions: Tensor) -> Tensor:
     """The labels as int64, if they are classes in the shape of the predictions."""
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"Labels must be class indices of an integer dtype: got {labels.dtype}. Use y.long().")
+    single = has_single_logit(outputs)
+    if single and labels.shape == outputs.shape:
+        labels = labels.reshape(predictions.shape)
+    integers = not labels.is_floating_point() and labels.dtype != torch.bool
+    if not integers and not (single and bool(((labels == 0) | (labels == 1)).all())):
+        one_hot = labels.shape == outputs.shape and not single
+        raise TypeError(
+            f"Labels must be class indices of an integer dtype: got {labels.dtype} of shape {tuple(labels.shape)}. "
+            f"Use {'y.argmax(1)' if one_hot else 'y.long()'}."
+        )
     if labels.shape != predictions.shape:
         raise ValueError(
             f"Labels must have the shape of the predictions, {tuple(predictions.shape)}: got {tuple(labels.shape)}."
         )
+    classes = 2 if single else outputs.shape[1]
     if bool(((labels < 0) | (labels >= classes)).any()):
         raise ValueError(
             f"Labels must be between 0 and {classes - 1}, as the model tells {classes} classes apart: "
-            f"got {int(labels.min())} to {int(labels.max())}."
+            f"got {int(labels.min())} to {int(labels.max())}. Leave out samples that are to be ignored."
         )
     return labels.long()
 
 
-def _share(hits: Tensor, dims: int) -> Tensor:
-    """The share of hits over the axes from ``dims`` on, in float64; the hits themselves where there are none."""
-    return hits.double().flatten(dims).mean(dims) if hits.ndim > dims else hits.double()
+def _share(hits: Tensor, start_dim: int) -> Tensor:
+    """The share of hits over the axes from ``start_dim`` on, in float64; the hits themselves where there are none."""
+    return hits.double().flatten(start_dim).mean(start_dim) if hits.ndim > start_dim else hits.double()

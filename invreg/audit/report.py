@@ -6,6 +6,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+_MOST_ROWS = 16
+"""How many elements ``print`` shows."""
+
 SCHEMA = 1
 """Version of the dictionary and JSON form; it grows when a field changes its meaning or goes away."""
 
@@ -58,6 +61,11 @@ class ElementReport:
     saliency_similarity: Estimate | None
     accuracy: Estimate | None
     consistency: Estimate
+
+    def _row(self) -> tuple[str, ...]:
+        errors = (self.logit_error, self.distribution_error, self.normalized_logit_error)
+        shares = (self.saliency_similarity, self.consistency, self.accuracy)
+        return (str(self.element), *("-" if value is None else str(value) for value in (*errors, *shares)))
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,10 @@ class InvarianceReport:
         Raises:
             ValueError: The dictionary has another schema or other fields.
         """
+        if not isinstance(state, dict):
+            raise ValueError(
+                f"A report is made from a dictionary: got {type(state).__name__}. Use json.loads on a text."
+            )
         if state.get("schema") != SCHEMA:
             raise ValueError(f"A report's dictionary must have schema {SCHEMA}: got {state.get('schema')!r}.")
         values = {name: value for name, value in state.items() if name != "schema"}
@@ -135,55 +147,43 @@ class InvarianceReport:
         return report
 
     def __str__(self) -> str:
-        how = "all non-identity elements" if self.exhaustive else "drawn for each sample"
+        how = "all" if self.exhaustive else "drawn for each sample"
+        every = "every element" if self.exhaustive else "every element drawn"
+        rows = (
+            ("logit error (LI)", self.logit_error, "0 = invariant; logits squared"),
+            ("distribution error (DI)", self.distribution_error, "0 = invariant; nats"),
+            ("normalized logit error", self.normalized_logit_error, "0 = invariant; no unit"),
+            ("saliency similarity (SI)", self.saliency_similarity, self._saliency_note()),
+            ("consistency", self.consistency, "same class as at the identity"),
+            ("accuracy", self.accuracy, "at the identity"),
+            ("group accuracy", self.group_accuracy, "averaged over the group, identity included"),
+            ("orbit accuracy", self.orbit_accuracy, f"right at the identity and under {every}"),
+        )
         lines = [
             f"Invariance of {self.model} to {self.group}",
-            f"{self.samples} samples, {self.elements} elements each ({how}); value ± standard error over samples",
+            f"{_count(self.samples, 'sample')}, each under {_count(self.elements, 'non-identity element')} ({how}); "
+            "value ± standard error over samples" + ("; no labels" if self.accuracy is None else ""),
             "",
-            *_table(
-                [
-                    (label, str(value), note)
-                    for label, value, note in (
-                        ("logit error (LI)", self.logit_error, "0 = invariant; logits squared"),
-                        ("distribution error (DI)", self.distribution_error, "0 = invariant; nats"),
-                        ("normalized logit error", self.normalized_logit_error, "0 = invariant; no unit"),
-                        ("saliency similarity (SI)", self.saliency_similarity, self._saliency_note()),
-                        ("consistency", self.consistency, "same class as at the identity"),
-                        ("accuracy", self.accuracy, "at the identity"),
-                        ("group accuracy", self.group_accuracy, "averaged over the group"),
-                        ("orbit accuracy", self.orbit_accuracy, "right under every element"),
-                    )
-                    if value is not None
-                ]
-            ),
+            *_table([(label, str(value), note) for label, value, note in rows if value is not None]),
         ]
         if self.per_element:
             header = ("element", "LI", "DI", "normalized", "SI", "consistency", "accuracy")
-            rows = [
-                (
-                    str(one.element),
-                    *(
-                        "-" if value is None else str(value)
-                        for value in (
-                            one.logit_error,
-                            one.distribution_error,
-                            one.normalized_logit_error,
-                            one.saliency_similarity,
-                            one.consistency,
-                            one.accuracy,
-                        )
-                    ),
-                )
-                for one in self.per_element
-            ]
-            lines += ["", *_table([header, *rows])]
+            worst = sorted(self.per_element, key=lambda one: -one.logit_error.mean)[:_MOST_ROWS]
+            shown = [one for one in self.per_element if one in worst]
+            lines += ["", *_table([header, *(one._row() for one in shown)])]
+            if len(shown) < len(self.per_element):
+                lines.append(f"... the {len(shown)} with the largest LI of {len(self.per_element)}; all in per_element")
         return "\n".join(lines)
 
     def _saliency_note(self) -> str:
         if self.saliency_similarity is None:
             return ""
         gap = "" if self.completeness_gap is None else f", completeness gap {self.completeness_gap:.1%}"
-        return f"1 = invariant; on {self.saliency_similarity.count} samples{gap}"
+        return f"1 = invariant; on {_count(self.saliency_similarity.count, 'sample')}{gap}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -22,6 +22,8 @@ class _AxisGroup(CyclicGroup, PositionGroup):
         return (self.dim,)
 
     def _check_dim(self) -> None:
+        if not isinstance(self.dim, int):
+            raise TypeError(f"{type(self).__name__} takes one axis as dim, a whole number: got {self.dim!r}.")
         if self.dim == 0:
             raise ValueError(f"{type(self).__name__} moves entries within a sample: got dim 0, the batch axis.")
 

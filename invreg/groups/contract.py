@@ -215,6 +215,10 @@ class FiniteGroup(Group):
         """All elements but the identity, shape ``(order - 1,)``, int64, on the CPU."""
         return torch.arange(1, self.order)
 
+    def generators(self) -> Tensor:
+        """Elements whose products are the whole group, shape ``(n,)``, int64; all but the identity if unknown."""
+        return self.non_identity_elements()
+
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws ``n`` indices uniformly, the identity included; see ``Group.sample``."""
         return torch.randint(self.order, (n,), generator=rng, device=_device_of(rng))

@@ -139,36 +139,42 @@ def _matches(a: Tensor, b: Tensor) -> Tensor:
 class PermutationGroup(_TableGroup, PositionGroup):
     """The group that some permutations generate. Made by ``FiniteGroup.from_permutations``, which documents it."""
 
-    generators: tuple[tuple[int, ...], ...]
+    permutations: tuple[tuple[int, ...], ...]
     dim: int = -1
     max_order: int = field(default=1_000, compare=False)
     order: int = field(init=False, compare=False)
     _table: Tensor = field(init=False, compare=False)
     _sources: Tensor = field(init=False, compare=False)
+    _generators: Tensor = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dim == 0:
             raise ValueError("A permutation moves entries within a sample: got dim 0, the batch axis.")
         if self.max_order < 1:
             raise ValueError(f"A group has at least one element: got max_order={self.max_order}.")
-        if not self.generators:
+        if not self.permutations:
             raise ValueError("A permutation group needs at least one generator: got none.")
-        positions = range(len(self.generators[0]))
-        for index, generator in enumerate(self.generators):
+        positions = range(len(self.permutations[0]))
+        for index, generator in enumerate(self.permutations):
             if sorted(generator) != list(positions):
                 raise ValueError(
                     f"Each generator must hold 0 to {len(positions) - 1}, each once, as the first one's length says: "
                     f"generator {index} has {len(generator)} entries and does not."
                 )
-        permutations, table = self._close(tuple(positions))
-        object.__setattr__(self, "order", len(permutations))
-        object.__setattr__(self, "_sources", torch.tensor(permutations).argsort(1))
-        object.__setattr__(self, "_table", table)
+        elements, times_generator = self._close(tuple(positions))
+        object.__setattr__(self, "order", len(elements))
+        object.__setattr__(self, "_sources", torch.tensor(elements).argsort(1))
+        object.__setattr__(self, "_generators", torch.unique(times_generator[0]))
+        object.__setattr__(self, "_table", self._multiply(times_generator))
 
     def __repr__(self) -> str:
-        size = len(self.generators[0])
-        shown = list(map(list, self.generators)) if size <= 12 else f"{len(self.generators)} of size {size}"
+        size = len(self.permutations[0])
+        shown = list(map(list, self.permutations)) if size <= 12 else f"{len(self.permutations)} of size {size}"
         return f"FiniteGroup.from_permutations({shown}, dim={self.dim})"
+
+    def generators(self) -> Tensor:
+        """The elements that the permutations given are, each once."""
+        return self._generators[self._generators > 0]
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -184,31 +190,36 @@ class PermutationGroup(_TableGroup, PositionGroup):
         return self._sources.to(device)
 
     def _close(self, identity: tuple[int, ...]) -> tuple[list[tuple[int, ...]], Tensor]:
-        """All products of the generators, breadth first, and the multiplication table."""
-        permutations = [identity]
-        index_of = {identity: 0}
-        times_generator: list[list[int]] = []  # row p holds the indices of the products p * generator
-        made_from: list[tuple[int, int]] = [(0, 0)]  # the p and the generator that first gave each permutation
-        while len(times_generator) < len(permutations):
-            p = len(times_generator)
+        """All products of the permutations, breadth first; the index of each one times each of those given."""
+        elements, index_of = [identity], {identity: 0}
+        times_generator: list[list[int]] = []
+        while len(times_generator) < len(elements):
+            element = elements[len(times_generator)]
             row = []
-            for s, generator in enumerate(self.generators):
-                product = tuple(permutations[p][i] for i in generator)
+            for generator in self.permutations:
+                product = tuple(element[i] for i in generator)
                 if product not in index_of:
-                    if len(permutations) == self.max_order:
+                    if len(elements) == self.max_order:
                         raise ValueError(
-                            f"The {len(self.generators)} generators make a group of more than max_order="
+                            f"The {len(self.permutations)} generators make a group of more than max_order="
                             f"{self.max_order} elements. Raise max_order if that is meant; the multiplication table "
                             "grows with its square."
                         )
-                    index_of[product] = len(permutations)
-                    permutations.append(product)
-                    made_from.append((p, s))
+                    index_of[product] = len(elements)
+                    elements.append(product)
                 row.append(index_of[product])
             times_generator.append(row)
-        right = torch.tensor(times_generator)
-        table = torch.empty(len(permutations), len(permutations), dtype=torch.int64)
-        table[:, 0] = torch.arange(len(permutations))
-        for h, (p, s) in list(enumerate(made_from))[1:]:
-            table[:, h] = right[table[:, p], s]
-        return permutations, table
+        return elements, torch.tensor(times_generator)
+
+    @staticmethod
+    def _multiply(times_generator: Tensor) -> Tensor:
+        """The multiplication table, column by column: if h = ps for a generator s, then gh = (gp)s."""
+        order = len(times_generator)
+        table = torch.arange(order).repeat(order, 1).T.contiguous()  # the column of the identity, and room for others
+        known = {0}
+        for p in range(order):
+            for s, h in enumerate(times_generator[p].tolist()):
+                if h not in known:
+                    known.add(h)
+                    table[:, h] = times_generator[table[:, p], s]
+        return table

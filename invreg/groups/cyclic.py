@@ -25,6 +25,10 @@ class CyclicGroup(FiniteGroup):
                 [2., 1.]])
     """
 
+    def generators(self) -> Tensor:
+        """The element 1, shape ``(1,)``, or none where it is the identity."""
+        return self.non_identity_elements()[:1]
+
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         """Adds the indices modulo the order; see ``Group.compose``."""
         self._check_elements(g, h)

@@ -139,6 +139,10 @@ class Dihedral(_ImageSymmetry):
         """Number of elements, rotations and mirrored ones."""
         return 2 * self.rotations
 
+    def generators(self) -> Tensor:
+        """The smallest turn, if there is one, and the mirror image."""
+        return torch.tensor([1, self.rotations] if self.rotations > 1 else [1])
+
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         """Turns add up, a mirror between them reverses the first; see ``Group.compose``."""
         self._check_elements(g, h)

@@ -66,6 +66,10 @@ class DirectProduct(FiniteGroup):
         """Whether both actions are exact."""
         return self.first.exact and self.second.exact
 
+    def generators(self) -> Tensor:
+        """The generators of both groups, each paired with the other's identity."""
+        return torch.cat([self.first.generators() * self.second.order, self.second.generators()])
+
     def compose(self, g: Tensor, h: Tensor) -> Tensor:
         """Composes the pairs' parts; see ``Group.compose``."""
         self._check_elements(g, h)
@@ -93,7 +97,8 @@ class DirectProduct(FiniteGroup):
     def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:
         """The batch under every element, as the first group's orbit of the second's; see ``FiniteGroup.orbit``."""
         self._check_commute(x)
-        return self._orbit(x)[0 if identity else 1 :]
+        second = self.second.orbit(x)
+        return self.first.orbit(second.flatten(0, 1)).view(self.order, *x.shape)[0 if identity else 1 :]
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
         """Lets the parts act on the map; see ``Group.act_on_map``."""
@@ -104,21 +109,16 @@ class DirectProduct(FiniteGroup):
     def _split(self, g: Tensor) -> tuple[Tensor, Tensor]:
         return g // self.second.order, g % self.second.order
 
-    def _orbit(self, x: Tensor) -> Tensor:
-        second = self.second.orbit(x)
-        return self.first.orbit(second.flatten(0, 1)).view(self.order, *x.shape)
-
     def _find_conflict(self, sample_shape: Sequence[int]) -> tuple[int, int] | None:
-        """The first pair whose parts do not commute on a sample of this shape, if there is one."""
+        """The first pair of generators that do not commute on a sample of this shape, if there is one."""
         x = distinct_values(sample_shape)
-        first = self.first.orbit(x)
-        second_last = self.second.orbit(first.flatten(0, 1)).view(self.second.order, self.first.order, -1)
-        first_last = self._orbit(x).view(self.first.order, self.second.order, -1)
-        agree = torch.isclose(first_last, second_last.transpose(0, 1), rtol=1e-9).all(2)
-        if agree.all():
-            return None
-        i, j = (~agree).nonzero()[0].tolist()
-        return i, j
+        for i in self.first.generators().tolist():
+            for j in self.second.generators().tolist():
+                first_last = self.first.transform(i, self.second.transform(j, x))
+                second_last = self.second.transform(j, self.first.transform(i, x))
+                if not torch.allclose(first_last, second_last, rtol=1e-9):
+                    return i, j
+        return None
 
     def _check_commute(self, x: Tensor) -> None:
         """Checks on samples of this shape, once for each: an axis may be another one than on the probe."""

@@ -193,7 +193,7 @@ def test_an_estimate_is_a_number():
 
 FULL = """\
 Invariance of Sequential to CyclicRotation(order=3)
-100 samples, 2 elements each (all non-identity elements); value ± standard error over samples
+100 samples, each under 2 non-identity elements (all); value ± standard error over samples
 
 logit error (LI)          12.35 ± 0.012  0 = invariant; logits squared
 distribution error (DI)   0.25 ± 0.031   0 = invariant; nats
@@ -201,8 +201,8 @@ normalized logit error    0.25 ± 0.031   0 = invariant; no unit
 saliency similarity (SI)  0.75 ± 0.12    1 = invariant; on 10 samples, completeness gap 1.2%
 consistency               0.25 ± 0.031   same class as at the identity
 accuracy                  0.875 ± 0.062  at the identity
-group accuracy            0.25 ± 0.031   averaged over the group
-orbit accuracy            0.25 ± 0.031   right under every element
+group accuracy            0.25 ± 0.031   averaged over the group, identity included
+orbit accuracy            0.25 ± 0.031   right at the identity and under every element
 
 element  LI          DI            normalized    SI          consistency   accuracy
 1        0.5 ± 0.12  0.25 ± 0.031  0.25 ± 0.031  0.5 ± 0.25  0.25 ± 0.031  0.25 ± 0.031
@@ -227,8 +227,21 @@ def test_leaves_out_what_was_not_measured():
 
 
 def test_says_how_elements_were_chosen():
-    assert "2 elements each (all non-identity elements)" in str(report())
-    assert "2 elements each (drawn for each sample)" in str(report(exhaustive=False))
+    assert "each under 2 non-identity elements (all)" in str(report())
+    shown = str(report(exhaustive=False))
+    assert "each under 2 non-identity elements (drawn for each sample)" in shown
+    assert "under every element drawn" in shown
+
+
+def test_shows_the_elements_with_the_largest_error_of_a_large_group():
+    one = report().per_element[0]
+    errors = [Estimate(float(index * 7 % 40), 0.1, 5) for index in range(1, 40)]
+    elements = tuple(dataclasses.replace(one, element=i, logit_error=e) for i, e in enumerate(errors, 1))
+    shown = str(report(per_element=elements)).splitlines()
+    rows = shown[[line.startswith("element") for line in shown].index(True) + 1 :]
+    assert rows[-1] == "... the 16 with the largest LI of 39; all in per_element"
+    largest = sorted(range(1, 40), key=lambda index: -(index * 7 % 40))[:16]
+    assert [int(row.split()[0]) for row in rows[:-1]] == sorted(largest)
 
 
 def test_has_no_table_of_elements_where_there_are_none():
