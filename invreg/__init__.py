@@ -17,8 +17,9 @@ from invreg.groups import (
     Trivial,
 )
 from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, NormalizedL2InvarianceLoss
-from invreg.pooling import GroupPooling, TiedFirstLayer, tie_first_layer
+from invreg.pooling import GroupPooling
 from invreg.saliency import SaliencyMap, saliency_similarity
+from invreg.tying import TiedFirstLayer, tie_first_layer
 
 __version__ = "0.1.0"
 

@@ -25,6 +25,7 @@ FLOORS = {
     "audit": 3,
     "losses": 3,
     "pooling": 3,
+    "tying": 3,
     "symmetrize": 3,
     "constraint": 3,
     "sensitivity": 3,
