@@ -240,4 +240,5 @@ def test_an_unknown_reduction_is_refused_at_once(build, reduction):
 def test_these_tests_notice_a_pooling_that_forgets_elements(monkeypatch):
     monkeypatch.setattr(pooling, "pool", broken_pool)
     layer = nn.Sequential(nn.Flatten(), nn.Linear(128, 6))
-    assert movement(GroupPooling(layer, CyclicRotation(4)), CyclicRotation(4), torch.randn(4, 2, 8, 8)) > 100 * INVARIANT
+    x = torch.randn(4, 2, 8, 8)
+    assert movement(GroupPooling(layer, CyclicRotation(4)), CyclicRotation(4), x) > 100 * INVARIANT
