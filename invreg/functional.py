@@ -166,7 +166,7 @@ def checked_inputs(inputs: Tensor) -> Tensor:
     if not isinstance(inputs, Tensor):
         raise TypeError(f"Inputs must be one tensor of shape (N, ...): got {type(inputs).__name__}.")
     if inputs.ndim == 0 or len(inputs) == 0:
-        raise ValueError(f"Inputs must be a batch of at least one sample: got shape {tuple(inputs.shape)}.")
+        raise ValueError(f"Inputs must be a batch of at least one sample: got shape {tuple(inputs.shape)}. Skip it.")
     if not inputs.is_floating_point():
         raise TypeError(f"Inputs must be floating point: got {inputs.dtype}. Convert them, e.g. x.float() / 255.")
     return inputs
@@ -183,7 +183,8 @@ def checked_outputs(outputs: Tensor, rows: int) -> Tensor:
         raise TypeError(f"The model must return floating-point logits: got {outputs.dtype}.")
     if outputs.ndim == 0 or len(outputs) != rows:
         raise ValueError(
-            f"The model must return one row of logits per sample: got shape {tuple(outputs.shape)} for {rows} samples."
+            f"The model must return one row of logits per sample: got shape {tuple(outputs.shape)} for {rows} samples. "
+            "Keep the batch on axis 0, and drop none of its rows."
         )
     return outputs
 

@@ -30,6 +30,8 @@ class InvarianceLoss(nn.Module):
     The elements are all non-identity elements of the group, or ``samples`` of them drawn anew for each sample. All
     transformed batches go through the model in one forward.
 
+    Outputs that are not finite make it NaN, as they do any loss; ``measure_invariance`` names the sample and element.
+
     Batch normalisation in training mode sees that forward as one more batch: its statistics, and the running ones,
     then cover the transformed inputs as well, which is what a model that shall treat them alike should have. Where
     that is not wanted, freeze it (``module.eval()`` on these layers) or use another normalisation. Dropout in training
@@ -233,5 +235,6 @@ def check_draw(group: Group, samples: int | None, rng: torch.Generator | None) -
     if type(samples) is not int or samples < 1 or (most is not None and samples > most):
         limit = "1 or more" if most is None else f"1 to {most}" if most else "None"
         raise ValueError(
-            f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}."
+            f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}. "
+            "None takes all."
         )

@@ -40,7 +40,8 @@ class SaliencyMap:
         channel_dim: The axis to sum over, which then has size 1. None stands for axis 1 of inputs with four or more
             axes (images, volumes), and sums over nothing for others.
         attribution: What to use in place of integrated gradients: an attribution class of captum, or a callable
-            ``(model, inputs, target)`` that returns attributions in the shape of ``inputs``.
+            ``(model, inputs, target)`` that returns attributions in the shape of ``inputs``; the way to another
+            baseline or quadrature.
         internal_batch_size: Most rows that one forward of integrated gradients takes: memory against speed. Not used
             with ``attribution``.
 

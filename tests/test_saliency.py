@@ -301,10 +301,7 @@ def test_attributions_that_are_no_numbers_do_not_pass_for_zero(cut, threshold):
     attributions = torch.randn(2, 2, 4, 4)
     attributions[1, 0, 2, 3] = torch.nan
     saliency = SaliencyMap(cut=cut, threshold=threshold)
-    try:
-        maps = saliency.fold(attributions)
-    except ValueError:
-        return
+    maps = saliency.fold(attributions)
     assert maps[0].isfinite().all()
     assert maps[1].isnan().any()
 

@@ -54,8 +54,8 @@ def measure_invariance(
     """Measures how invariant a classifier is to a group, over all the data that a loader yields.
 
     The model is called as ``model(x)``, without gradients, once per batch and element. It is found afterwards as it
-    was: modes, buffers, gradients and hooks, and torch's random numbers too, also if something raises. Memory does
-    not grow with the data.
+    was: modes, buffers, gradients, and torch's random numbers too, also if something raises; its hooks fire. Memory
+    does not grow with the data.
 
     Args:
         model: Any callable from inputs ``(N, ...)`` to logits ``(N, C)``; ``(N, 1)`` or ``(N,)`` for a single logit,
@@ -153,11 +153,13 @@ class _Audit:
     def add(self, inputs: Tensor, labels: Tensor | None) -> None:
         """Measures one batch."""
         if self.seen and (labels is None) == ("accuracy" in self.over_samples):
-            raise ValueError(f"Either every batch has labels or none: this changes after {self.seen} samples.")
+            raise ValueError(
+                f"Either every batch has labels or none: it changes after {self.seen} samples. Audit them apart."
+            )
         elements = self._elements(len(inputs), inputs.device)
         with torch.no_grad():
             reference = self._outputs(inputs.clone())  # a model that writes into its input must not spoil the data
-            outputs = [self._outputs(self.group.act(g, inputs), g) for g in elements]
+            outputs = [self._outputs(self._act(g, inputs), g) for g in elements]
             if any(out.shape != reference.shape for out in outputs):
                 shapes = sorted({tuple(out.shape) for out in (reference, *outputs)})
                 raise ValueError(f"The model must return one shape for inputs of one shape: got {shapes}.")
@@ -209,6 +211,16 @@ class _Audit:
             return self.group.non_identity_elements()
         return self.group.sample_non_identity(rows, self.samples, self.rng).to(device)
 
+    def _act(self, element: Tensor, inputs: Tensor) -> Tensor:
+        try:
+            return self.group.act(element, inputs)
+        except (TypeError, ValueError):  # bad input, which the group explains
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f"The action failed on {self._under(element)}, shape {tuple(inputs.shape)}: {error}"
+            ) from error
+
     def _outputs(self, inputs: Tensor, element: Tensor | None = None) -> Tensor:
         return checked_outputs(self._call("The model", self.model, inputs, element), len(inputs))
 
@@ -237,7 +249,8 @@ class _Audit:
                 row = int((~finite).nonzero()[0])
                 raise ValueError(
                     f"{what} must be finite: they are not for sample {self.seen + row} of the data (row {row} of its "
-                    f"batch), {self._under(g if g is None or self.samples is None else g[row])}."
+                    f"batch), {self._under(g if g is None or self.samples is None else g[row])}. "
+                    "Look at this sample, or leave it out."
                 )
 
     def _add_errors(self, elements: Tensor, reference: Tensor, transformed: Tensor) -> None:
@@ -272,7 +285,7 @@ class _Audit:
             reference = self._map(method, inputs, target, None)
         realigned = reference.new_empty(0, *reference.shape)
         if len(elements):
-            maps = (self._map(method, self.group.act(g, inputs), target, g) for g in elements)
+            maps = (self._map(method, self._act(g, inputs), target, g) for g in elements)
             inverses = self.group.inverse(elements)
             realigned = torch.stack([self.group.act_on_map(g, m) for g, m in zip(inverses, maps, strict=True)])
         self._check_finite("Saliency maps", elements, reference, realigned)
@@ -326,7 +339,8 @@ def _class_indices(labels: Tensor, outputs: Tensor, predictions: Tensor) -> Tens
         )
     if labels.shape != predictions.shape:
         raise ValueError(
-            f"Labels must have the shape of the predictions, {tuple(predictions.shape)}: got {tuple(labels.shape)}."
+            f"Labels must have the shape of the predictions, {tuple(predictions.shape)}: got {tuple(labels.shape)}. "
+            "Give class indices, one per prediction."
         )
     classes = 2 if single else outputs.shape[1]
     if bool(((labels < 0) | (labels >= classes)).any()):

@@ -104,7 +104,9 @@ class CyclicPermutation(_CyclicShift):
 
     def _step(self, size: int) -> int:
         if size != self.order:
-            raise ValueError(f"{self!r} permutes {self.order} entries along axis {self.dim}: got size {size}.")
+            raise ValueError(
+                f"{self!r} permutes {self.order} entries along axis {self.dim}: got size {size}. Set order or dim."
+            )
         return 1
 
 

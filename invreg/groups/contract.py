@@ -145,7 +145,8 @@ class Group(ABC):
         if tuple(g.shape) not in (one, (len(x), *one)):
             raise ValueError(
                 f"{self!r} acts by one element, shape {one}, or by one per sample, shape {(len(x), *one)}: "
-                f"got elements of shape {tuple(g.shape)} for inputs of shape {tuple(x.shape)}."
+                f"got elements of shape {tuple(g.shape)} for inputs of shape {tuple(x.shape)}. Draw as many with "
+                "sample(len(x)), or act with one at a time."
             )
         if g.device != x.device and (tuple(g.shape) != one or g.device.type != "cpu"):
             raise ValueError(
@@ -385,7 +386,8 @@ class FiniteGroup(Group):
         if bool(outside.any()):
             where = f" at position {tuple(outside.nonzero()[0].tolist())}" if g.ndim else ""
             raise ValueError(
-                f"{self!r} has the elements 0 to {self.order - 1}: got {int(g[outside].flatten()[0])}{where}."
+                f"{self!r} has the elements 0 to {self.order - 1}: got {int(g[outside].flatten()[0])}{where}. "
+                f"elements() lists them."
             )
 
 

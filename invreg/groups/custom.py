@@ -80,6 +80,20 @@ class ActionGroup(_TableGroup):
             )
         return y
 
+    def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
+        """Moves the entries of a map without negative values; see ``Group.act_on_map``.
+
+        Raises:
+            ValueError: The actions do more than move and negate entries, so that they do not say how maps move.
+        """
+        self._check_action(g, m)
+        if not self.exact:
+            raise ValueError(
+                f"{self!r} changes values, which does not say how it moves maps. Leave maps out with saliency=None, or "
+                "write a subclass of FiniteGroup with act_on_map."
+            )
+        return self.act(g, m).abs()
+
     def _act_on_probe(self) -> tuple[Tensor, Tensor]:
         """A probe that the actions take, shape ``(1, ...)``, and its images, shape ``(order, ...)``."""
         if self.input_shape is not None:
@@ -185,7 +199,8 @@ class PermutationGroup(_TableGroup, PositionGroup):
         """The inverse permutations; see ``PositionGroup.sources``."""
         if sizes != self._sources.shape[1:]:
             raise ValueError(
-                f"{self!r} permutes {self._sources.shape[1]} positions along axis {self.dim}: got size {sizes[0]}."
+                f"{self!r} permutes {self._sources.shape[1]} positions along axis {self.dim}: got size {sizes[0]}. "
+                "Say with dim= which axis it permutes."
             )
         return self._sources.to(device)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 
 import captum.attr
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from invreg import (
+    CyclicGroup,
     CyclicRotation,
     CyclicTranslation,
     Estimate,
+    FiniteGroup,
     InvarianceReport,
     SaliencyMap,
     SignFlip,
@@ -153,7 +156,7 @@ def test_the_papers_maps_agree_with_the_oracle_up_to_the_rounding_of_weights(mak
     expected = oracle.audit(
         lambda v: network(v[None])[0], x.numpy(), y.numpy(), all_non_identity(elements, 4), 4, network=network
     )
-    assert_report_agrees(measure_invariance(model, in_batches(x, y), group), expected, 2e-9)
+    assert_report_agrees(measure_invariance(model, in_batches(x, y), group), expected)
 
 
 @every_group
@@ -395,11 +398,9 @@ def test_batch_size_does_not_matter(name, labelled):
         assert numbers(actual) == pytest.approx(numbers(expected), rel=1e-12, abs=1e-12)
 
 
-@every_group
+@pytest.mark.parametrize("name", [name for name, (group, _) in GROUPS.items() if group.order > 2])
 def test_batch_size_does_not_matter_for_drawn_elements_either(name):
     group, _ = GROUPS[name]
-    if group.order < 3:
-        return  # all of one non-identity element is what is drawn
     model, x = mlp(), images(40)
     expected = measure_invariance(model, [x], group, saliency=None, samples=1)
     for size in (1, 7, 32):
@@ -938,3 +939,56 @@ def test_a_report_of_floats_only_goes_through_json():
     report = measure_invariance(mlp(), in_batches(x, classes_of(x)), CyclicRotation(4))
     assert InvarianceReport.from_dict(json.loads(report.to_json())) == report
     assert_linear(torch.tensor(numbers(report)), torch.tensor(numbers(InvarianceReport.from_dict(report.to_dict()))))
+
+
+def map_by_backward(model: nn.Module, inputs: Tensor, target: Tensor | None) -> Tensor:
+    """The commonest hand-written map: it fills the gradients of all parameters, and freezes them too."""
+    inputs = inputs.clone().requires_grad_()
+    model(inputs).sum().backward()
+    model.requires_grad_(False)
+    return inputs.grad.abs()
+
+
+@pytest.mark.parametrize("had_gradients", [False, True])
+def test_a_map_made_by_backward_leaves_gradients_as_they_were(had_gradients):
+    model, x = mlp(), images()
+    if had_gradients:
+        model(x).sum().backward()
+    before = state_of(model)
+    measure_invariance(model, [x], CyclicRotation(4), saliency=map_by_backward)
+    assert state_of(model) == before
+    assert all(p.requires_grad and (p.grad is not None) == had_gradients for p in model.parameters())
+
+
+def test_batches_are_not_held_on_to():
+    alive = []
+
+    def batches():
+        for _ in range(50):
+            x = images(4)
+            alive.append(weakref.ref(x))
+            assert sum(reference() is not None for reference in alive) <= 3
+            yield x
+
+    measure_invariance(mlp(), batches(), CyclicRotation(4), saliency=None)
+    assert len(alive) == 50
+
+
+def test_signs_in_a_list_of_actions_do_not_turn_maps_over():
+    group = FiniteGroup.from_actions([lambda x: x, lambda x: -x])
+    squares = nn.Sequential(nn.Flatten(), nn.Linear(16, 3).double())
+    report = measure_invariance(lambda x: squares(x * x), [images()], group, saliency_samples=None)
+    assert report.logit_error.mean == pytest.approx(0, abs=1e-12)
+    assert report.saliency_similarity.mean == pytest.approx(1, abs=1e-12)
+
+
+def test_an_action_that_fails_says_on_which_element():
+    class Broken(CyclicGroup):
+        order, exact = 2, True
+
+        def transform(self, index, x):
+            raise LookupError("no such thing")
+
+    with pytest.raises(RuntimeError, match=r"action failed on inputs under element 1 .*no such thing") as caught:
+        measure_invariance(mlp(), [images()], Broken(), saliency=None)
+    assert isinstance(caught.value.__cause__, LookupError)

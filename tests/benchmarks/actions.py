@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invreg import CyclicRotation, CyclicTranslation, FiniteGroup, Flip, PositionGroup
+from invreg.groups.positions import _gather
 from tests.benchmarks.timing import ratios
 
 SHAPES = ((512, 1, 36, 36), (128, 3, 32, 32), (64, 3, 224, 224))
@@ -28,6 +29,8 @@ def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
                 label = f"{use}, {name}, {'x'.join(map(str, shape))}"
                 yield f"{label}: gather / torch", found["gather"]
                 yield f"{label}: invreg / torch", found["invreg"]
+                if "precomputed" in found:
+                    yield f"{label}: gather with precomputed sources / torch", found["precomputed"]
 
 
 def _uses(
@@ -41,14 +44,18 @@ def _uses(
         }
         yield f"one element ({index})", ratios(alternatives, rounds=rounds)
     g = torch.randint(group.order, (len(x),))
+    start, stop = group._span(x)
+    sources = group.sources(tuple(x.shape[start:stop]), x.device)
     alternatives = {
         "torch": lambda: FiniteGroup.transform_each(group, g, x),
+        "precomputed": lambda: _gather(x, sources[g], start, stop),
         "gather": lambda: PositionGroup.transform_each(group, g, x),
         "invreg": lambda: group.transform_each(g, x),
     }
     yield "one element per sample", ratios(alternatives, rounds=rounds)
     alternatives = {
         "torch": lambda: torch.stack([operation(x, i) for i in range(group.order)]),
+        "precomputed": lambda: _gather(x.expand(group.order, *x.shape), sources, start + 1, stop + 1),
         "gather": lambda: PositionGroup.orbit(group, x),
         "invreg": lambda: group.orbit(x),
     }

@@ -25,10 +25,10 @@ def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
         found = _errors(make().eval(), batches=1 if quick else 8, rounds=3 if quick else 20)
         yield f"audit of LI and DI, {name}: measure_invariance / bare forwards", found["audit"]
         yield f"audit of LI and DI, {name}: of which transforming the inputs", found["transforms"] - 1
-        found = _saliency(make().eval(), n=8 if quick else BATCH, rounds=2 if quick else 7)
+        found = _saliency(make().eval(), n=8 if quick else 64, rounds=2 if quick else 15)
         yield f"audit with SI, {name}: measure_invariance / captum's attributions alone", found["audit"]
-    few, many = (_peak_memory(n) for n in ((256, 512) if quick else (1_000, 50_000)))
-    yield "peak memory of an audit: 50k samples / 1k samples", many / few
+    few, many = (256, 512) if quick else (1_000, 50_000)
+    yield f"peak memory of an audit: {many:,} samples / {few:,} samples", _peak_memory(many) / _peak_memory(few)
 
 
 def _errors(model: nn.Module, *, batches: int, rounds: int) -> dict[str, float]:
