@@ -11,7 +11,7 @@ pixels that it looks at. IR gives nearly, WT exactly the same answer for the sam
 prints the table of Moskalev et al. (2023) and draws where each model looks.
 
     python examples/quickstart.py                               8x8 digits, no download, under a minute
-    python examples/quickstart.py --dataset mnist --data DIR    the paper's set-up, about ten minutes
+    python examples/quickstart.py --dataset mnist --data DIR    the paper's set-up, ten to twenty minutes
 
 The 9 is left out, as in the paper: upside down, it is a 6.
 """
@@ -58,7 +58,7 @@ class Setup:
 
 SETUPS = {
     "digits": Setup(epochs=300, batch=100, lr=0.002, weight=30.0, accuracy=0.9),
-    "mnist": Setup(epochs=300, batch=512, lr=0.0008, weight=10.0, accuracy=0.8),  # the paper's, here and below
+    "mnist": Setup(epochs=300, batch=512, lr=0.0008, weight=10.0, accuracy=0.8),  # the paper's, but for the weight
     "fashion-mnist": Setup(epochs=300, batch=512, lr=0.0008, weight=10.0, accuracy=0.7),
 }
 

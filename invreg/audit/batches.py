@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from invreg.functional import checked_inputs
 
@@ -25,7 +25,8 @@ def batches(
 
     if isinstance(loader, Tensor):
         raise TypeError("loader must yield batches: got a tensor. Write [x] or [(x, y)] for a single batch.")
-    if isinstance(loader, Dataset) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+    map_style = isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)
+    if map_style or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         raise TypeError(
             f"loader must yield batches: got {type(loader).__name__}. A data set yields single samples: wrap it in a "
             "torch.utils.data.DataLoader."

@@ -51,7 +51,7 @@ class ActionGroup(_TableGroup):
         if not self.actions:
             raise ValueError("A group has at least one element, the identity: got no actions. Write lambda x: x first.")
         probe, images = self._act_on_probe()
-        object.__setattr__(self, "_table", self._find_table(images))
+        object.__setattr__(self, "_table", self._find_table(probe, images))
         moved = images.flatten(1).abs().sort(dim=1).values
         object.__setattr__(self, "exact", torch.equal(moved, probe.flatten(1).expand_as(moved)))
 
@@ -81,7 +81,7 @@ class ActionGroup(_TableGroup):
         return y
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
-        """Moves the entries of a map without negative values; see ``Group.act_on_map``.
+        """Moves the entries of a map and negates none; see ``Group.act_on_map``.
 
         Raises:
             ValueError: The actions do more than move and negate entries, so that they do not say how maps move.
@@ -92,7 +92,7 @@ class ActionGroup(_TableGroup):
                 f"{self!r} changes values, which does not say how it moves maps. Leave maps out with saliency=None, or "
                 "write a subclass of FiniteGroup with act_on_map."
             )
-        return self.act(g, m).abs()
+        return self.act(g, m) * self.act(g, torch.ones_like(m))  # the signs that the action gives, cancelled
 
     def _act_on_probe(self) -> tuple[Tensor, Tensor]:
         """A probe that the actions take, shape ``(1, ...)``, and its images, shape ``(order, ...)``."""
@@ -115,12 +115,11 @@ class ActionGroup(_TableGroup):
             raise ValueError(f"{self!r}: an action writes into its input, which it must leave as it is.")
         return probe, images
 
-    def _find_table(self, images: Tensor) -> Tensor:
+    def _find_table(self, probe: Tensor, images: Tensor) -> Tensor:
         """Recognises each product of two actions by where it takes the probe."""
         if (twice := _matches(images, images).triu(1).nonzero()).numel():
             i, j = twice[0].tolist()
             raise ValueError(f"{self!r}: each element must be listed once, but actions {i} and {j} do the same.")
-        probe = distinct_values(images.shape[1:])
         if not _matches(images[:1], probe).all():
             raise ValueError(f"{self!r}: the first action must be the identity: write lambda x: x there.")
         batch = distinct_values((3, *images.shape[1:]))[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from invreg import (
     CyclicGroup,
@@ -19,6 +19,7 @@ from invreg import (
     CyclicTranslation,
     Estimate,
     FiniteGroup,
+    Flip,
     InvarianceReport,
     SaliencyMap,
     SignFlip,
@@ -992,3 +993,24 @@ def test_an_action_that_fails_says_on_which_element():
     with pytest.raises(RuntimeError, match=r"action failed on inputs under element 1 .*no such thing") as caught:
         measure_invariance(mlp(), [images()], Broken(), saliency=None)
     assert isinstance(caught.value.__cause__, LookupError)
+
+
+def test_lists_of_actions_keep_the_sign_of_a_map():
+    m = images(3)
+    mirror = Flip(-1)
+    listed = FiniteGroup.from_actions([lambda x: x, lambda x: x.flip(-1)])
+    assert (m < 0).any()
+    assert_exact(listed.act_on_map(torch.tensor(1), m), mirror.act(torch.tensor(1), m))
+    minus_mirror = FiniteGroup.from_actions([lambda x: x, lambda x: -x.flip(-1)])
+    assert_exact(minus_mirror.act_on_map(torch.tensor(1), m), mirror.act(torch.tensor(1), m))
+
+
+class Stream(IterableDataset):
+    """A data set that yields batches by itself."""
+
+    def __iter__(self):
+        return iter(in_batches(images(7)))
+
+
+def test_an_iterable_data_set_of_batches_is_a_loader():
+    assert measure_invariance(mlp(), Stream(), SignFlip(), saliency=None).samples == 7
