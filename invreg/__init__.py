@@ -3,6 +3,7 @@
 from invreg import functional
 from invreg.audit import ElementReport, Estimate, InvarianceReport, measure_invariance
 from invreg.groups import (
+    Conjugated,
     CyclicGroup,
     CyclicPermutation,
     CyclicRotation,
@@ -12,8 +13,17 @@ from invreg.groups import (
     FiniteGroup,
     Flip,
     Group,
+    OnKeys,
+    PlanarRotation,
     PositionGroup,
+    Restricted,
+    Scaling,
+    SemidirectProduct,
     SignFlip,
+    SpatialRotation,
+    SymmetricGroup,
+    TransformationSet,
+    Translation,
     Trivial,
 )
 from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, NormalizedL2InvarianceLoss
@@ -24,6 +34,7 @@ from invreg.tying import TiedFirstLayer, tie_first_layer
 __version__ = "0.1.0"
 
 __all__ = [
+    "Conjugated",
     "CyclicGroup",
     "CyclicPermutation",
     "CyclicRotation",
@@ -41,10 +52,19 @@ __all__ = [
     "KLInvarianceLoss",
     "L2InvarianceLoss",
     "NormalizedL2InvarianceLoss",
+    "OnKeys",
+    "PlanarRotation",
     "PositionGroup",
+    "Restricted",
     "SaliencyMap",
+    "Scaling",
+    "SemidirectProduct",
     "SignFlip",
+    "SpatialRotation",
+    "SymmetricGroup",
     "TiedFirstLayer",
+    "TransformationSet",
+    "Translation",
     "Trivial",
     "functional",
     "measure_invariance",

@@ -5,16 +5,18 @@ Pure functions: invariance errors of two output batches, and the evaluation of a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sized
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invreg.groups.batch import Batch, first_tensor, map_tensors, tensors
+
 ErrorFunction = Callable[[Tensor, Tensor], Tensor]
 """A per-sample invariance error: takes outputs at ``x`` and at ``gx``, each ``(N, C, ...)``, returns ``(N,)``."""
 
-Model = Callable[[Tensor], Tensor]
+Model = Callable[[Batch], Tensor]
 """Any callable from a batch of inputs to a batch of logits; a ``torch.nn.Module`` is one."""
 
 __all__ = [
@@ -131,12 +133,13 @@ def predicted_class(outputs: Tensor) -> Tensor:
     return ((outputs if outputs.ndim == 1 else outputs[:, 0]) > 0).long()
 
 
-def orbit_outputs(model: Model, transformed: Tensor) -> Tensor:
+def orbit_outputs(model: Model, transformed: Batch) -> Tensor:
     """The model's outputs on a stack of transformed batches, by one forward over all of them.
 
     Args:
         model: Any callable from inputs ``(M, ...)`` to logits ``(M, C, ...)`` or ``(M,)``.
-        transformed: Stack of batches, shape ``(K, N, ...)``, such as ``group.orbit(x)``.
+        transformed: Stack of batches, shape ``(K, N, ...)``, such as ``group.orbit(x)``; or a mapping, tuple or list
+            of such stacks.
 
     Returns:
         Shape ``(K, N, C, ...)`` or ``(K, N)``.
@@ -152,8 +155,9 @@ def orbit_outputs(model: Model, transformed: Tensor) -> Tensor:
         <BLANKLINE>
                 [[3., 2.]]])
     """
-    outputs = checked_outputs(model(transformed.flatten(0, 1)), transformed.shape[0] * transformed.shape[1])
-    return outputs.reshape(*transformed.shape[:2], *outputs.shape[1:])
+    stacked = first_tensor(transformed).shape[:2]
+    outputs = checked_outputs(model(map_tensors(lambda t: t.flatten(0, 1), transformed)), stacked.numel())
+    return outputs.reshape(*stacked, *outputs.shape[1:])
 
 
 def has_single_logit(outputs: Tensor) -> bool:
@@ -161,15 +165,29 @@ def has_single_logit(outputs: Tensor) -> bool:
     return outputs.ndim == 1 or outputs.shape[1] == 1
 
 
-def checked_inputs(inputs: Tensor) -> Tensor:
+def checked_inputs(inputs: Batch) -> Batch:
     """Returns ``inputs`` if they are a batch that a group can act on and a model can be measured on."""
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"Inputs must be one tensor of shape (N, ...): got {type(inputs).__name__}.")
+    if isinstance(inputs, Tensor):
+        _check_rows(inputs)
+        if not inputs.is_floating_point():
+            raise TypeError(f"Inputs must be floating point: got {inputs.dtype}. Convert them, e.g. x.float() / 255.")
+        return inputs
+    if not isinstance(inputs, (Mapping, tuple, list)) or not len(inputs):
+        came = "an empty " * (isinstance(inputs, Sized) and not len(inputs)) + type(inputs).__name__
+        raise TypeError(
+            f"Inputs must be one tensor of shape (N, ...): got {came}. A group that acts on several, OnKeys, also "
+            "takes a mapping, tuple or list of them."
+        )
+    for key, entry in tensors(inputs):
+        if not isinstance(entry, Tensor):
+            raise TypeError(f"Inputs of several tensors must hold nothing else: got {type(entry).__name__} at {key!r}.")
+        _check_rows(entry)
+    return inputs
+
+
+def _check_rows(inputs: Tensor) -> None:
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError(f"Inputs must be a batch of at least one sample: got shape {tuple(inputs.shape)}. Skip it.")
-    if not inputs.is_floating_point():
-        raise TypeError(f"Inputs must be floating point: got {inputs.dtype}. Convert them, e.g. x.float() / 255.")
-    return inputs
 
 
 def checked_outputs(outputs: Tensor, rows: int) -> Tensor:

@@ -17,7 +17,8 @@ from invreg.functional import (
     normalized_logit_error,
     orbit_outputs,
 )
-from invreg.groups import FiniteGroup, Group
+from invreg.groups import IndexedTransformations, SymmetricGroup, Transformations
+from invreg.groups.batch import Batch, first_tensor, stack
 
 __all__ = ["InvarianceLoss", "KLInvarianceLoss", "L2InvarianceLoss", "NormalizedL2InvarianceLoss"]
 
@@ -40,7 +41,7 @@ class InvarianceLoss(nn.Module):
     the loss on the model in eval mode, without giving ``outputs``.
 
     Args:
-        group: The group under which the model shall be invariant.
+        group: The group under which the model shall be invariant, or a ``TransformationSet``.
         error: The per-sample error; one of ``invreg.functional`` or any callable ``(reference, transformed) -> (N,)``.
         samples: Elements per sample, without replacement, none of them the identity. None takes all of a finite group.
         rng: Where the random elements come from; None uses torch's global generator, which is also what a compiled
@@ -65,7 +66,7 @@ class InvarianceLoss(nn.Module):
 
     def __init__(
         self,
-        group: Group,
+        group: Transformations,
         error: ErrorFunction = logit_error,
         *,
         samples: int | None = None,
@@ -84,12 +85,13 @@ class InvarianceLoss(nn.Module):
         self.rng = rng
         self.detach_reference = detach_reference
 
-    def forward(self, model: Model, inputs: Tensor, outputs: Tensor | None = None) -> Tensor:
+    def forward(self, model: Model, inputs: Batch, outputs: Tensor | None = None) -> Tensor:
         """Measures the model on a batch.
 
         Args:
             model: Any callable from inputs to logits.
-            inputs: Shape ``(N, ...)``, floating point.
+            inputs: Shape ``(N, ...)``, floating point; or a mapping, tuple or list of tensors, if the group acts on
+                such (``OnKeys``) and the model takes them.
             outputs: The model's outputs at ``inputs``, shape ``(N, C, ...)`` or ``(N,)``, if they are known already;
                 None computes them in the same forward as the others.
 
@@ -103,9 +105,10 @@ class InvarianceLoss(nn.Module):
         """
         checked_inputs(inputs)
         if outputs is not None:
-            checked_outputs(outputs, len(inputs))
-        if isinstance(self.group, FiniteGroup) and self.group.order == 1:
-            return inputs.new_zeros((), dtype=torch.promote_types(inputs.dtype, torch.float32))
+            checked_outputs(outputs, len(first_tensor(inputs)))
+        if isinstance(self.group, IndexedTransformations) and self.group.order == 1:
+            some = first_tensor(inputs)
+            return some.new_zeros((), dtype=torch.promote_types(some.dtype, torch.float32))
         transformed = orbit_outputs(model, self._transformed(inputs, identity=outputs is None))
         if outputs is None:
             outputs, transformed = transformed[0], transformed[1:]
@@ -127,14 +130,15 @@ class InvarianceLoss(nn.Module):
         error = getattr(self.error, "__name__", repr(self.error))
         return f"{self.group!r}, error={error}, samples={self.samples}, detach_reference={self.detach_reference}"
 
-    def _transformed(self, inputs: Tensor, *, identity: bool) -> Tensor:
+    def _transformed(self, inputs: Batch, *, identity: bool) -> Batch:
         """The inputs under the elements, shape ``(K, N, ...)``, after the inputs themselves if asked for."""
         if self.samples is None:
-            assert isinstance(self.group, FiniteGroup)
+            assert isinstance(self.group, IndexedTransformations)
             return self.group.orbit(inputs, identity=identity)
-        elements = self.group.sample_non_identity(len(inputs), self.samples, self.rng).to(inputs.device)
+        some = first_tensor(inputs)
+        elements = self.group.sample_non_identity(len(some), self.samples, self.rng).to(some.device)
         transformed = [self.group.act(g, inputs) for g in elements]
-        return torch.stack([inputs, *transformed] if identity else transformed)
+        return stack([inputs, *transformed] if identity else transformed)
 
 
 class _NamedInvarianceLoss(InvarianceLoss):
@@ -144,7 +148,7 @@ class _NamedInvarianceLoss(InvarianceLoss):
 
     def __init__(
         self,
-        group: Group,
+        group: Transformations,
         *,
         samples: int | None = None,
         rng: torch.Generator | None = None,
@@ -160,7 +164,7 @@ class KLInvarianceLoss(_NamedInvarianceLoss):
     See ``InvarianceLoss`` for batch normalisation and dropout.
 
     Args:
-        group: The group under which the model shall be invariant.
+        group: The group under which the model shall be invariant, or a ``TransformationSet``.
         samples: Elements per sample; None takes all non-identity elements of a finite group.
         rng: Where the random elements come from; None uses torch's global generator.
         detach_reference: Whether no gradient flows through the outputs at ``x``.
@@ -182,7 +186,7 @@ class L2InvarianceLoss(_NamedInvarianceLoss):
     See ``InvarianceLoss`` for batch normalisation and dropout.
 
     Args:
-        group: The group under which the model shall be invariant.
+        group: The group under which the model shall be invariant, or a ``TransformationSet``.
         samples: Elements per sample; None takes all non-identity elements of a finite group.
         rng: Where the random elements come from; None uses torch's global generator.
         detach_reference: Whether no gradient flows through the outputs at ``x``.
@@ -205,7 +209,7 @@ class NormalizedL2InvarianceLoss(_NamedInvarianceLoss):
     See ``InvarianceLoss`` for batch normalisation and dropout.
 
     Args:
-        group: The group under which the model shall be invariant.
+        group: The group under which the model shall be invariant, or a ``TransformationSet``.
         samples: Elements per sample; None takes all non-identity elements of a finite group.
         rng: Where the random elements come from; None uses torch's global generator.
         detach_reference: Whether no gradient flows through the outputs at ``x``.
@@ -221,17 +225,20 @@ class NormalizedL2InvarianceLoss(_NamedInvarianceLoss):
     named_error = staticmethod(normalized_logit_error)
 
 
-def check_draw(group: Group, samples: int | None, rng: torch.Generator | None) -> None:
+def check_draw(group: Transformations, samples: int | None, rng: torch.Generator | None) -> None:
     """Raises unless so many non-identity elements can be drawn per sample; None means all."""
-    if not isinstance(group, Group):
-        raise TypeError(f"group must be a Group, e.g. CyclicRotation(4): got {group!r}.")
+    if not isinstance(group, Transformations):
+        raise TypeError(f"group must be a Group, e.g. CyclicRotation(4), or a TransformationSet: got {group!r}.")
     if not (rng is None or isinstance(rng, torch.Generator)):
         raise TypeError(f"rng must be a torch.Generator, e.g. torch.Generator().manual_seed(0): got {rng!r}.")
     if samples is None:
-        if not isinstance(group, FiniteGroup):
-            raise ValueError(f"{group!r} has infinitely many elements: say how many to draw per sample with samples=.")
+        if not isinstance(group, IndexedTransformations):
+            raise ValueError(
+                f"{group!r} has infinitely many elements, or too many to take all: say how many to draw per sample "
+                "with samples=. Restricted lists those of a finite part."
+            )
         return
-    most = group.order - 1 if isinstance(group, FiniteGroup) else None
+    most = group.order - 1 if isinstance(group, (IndexedTransformations, SymmetricGroup)) else None
     if type(samples) is not int or samples < 1 or (most is not None and samples > most):
         limit = "1 or more" if most is None else f"1 to {most}" if most else "None"
         raise ValueError(

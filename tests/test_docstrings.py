@@ -80,7 +80,7 @@ def maker_of(docstring: str) -> str | None:
 
 def test_there_is_something_to_check():
     assert {"L2InvarianceLoss", "measure_invariance", "functional.logit_error", "CyclicRotation"} <= OBJECTS.keys()
-    assert {"Group.act", "FiniteGroup.orbit", "SaliencyMap.__call__", "InvarianceReport.from_dict"} <= METHODS.keys()
+    assert {"Transformations.act", "IndexedTransformations.orbit", "SaliencyMap.__call__", "InvarianceReport.from_dict"} <= METHODS.keys()
     assert {"InvarianceLoss.forward", "FiniteGroup.from_actions"} <= METHODS.keys()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,17 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from invreg.functional import checked_inputs
+from invreg.groups.batch import Batch, first_tensor, map_tensors
 
 
 def batches(
-    loader: Iterable[Any], *, input_key: str, label_key: str, device: torch.device | str | None, progress: bool
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+    loader: Iterable[Any],
+    *,
+    input_key: str | Sequence[str],
+    label_key: str,
+    device: torch.device | str | None,
+    progress: bool,
+) -> Iterator[tuple[Batch, Tensor | None]]:
     """Yields the inputs and labels (None where there are none) of each batch, checked and on the device.
 
     Raises:
@@ -41,22 +47,25 @@ def batches(
                 f"Labels must be a tensor, one class index per input: got {type(labels).__name__}. "
                 "Use torch.tensor(y), or for a data set a torch.utils.data.DataLoader."
             )
-        if labels is not None and (labels.ndim == 0 or len(labels) != len(inputs)):
+        if labels is not None and (labels.ndim == 0 or len(labels) != len(first_tensor(inputs))):
             raise ValueError(
-                f"Labels must be one per input: got shape {tuple(labels.shape)} for inputs {tuple(inputs.shape)}."
+                f"Labels must be one per input: got shape {tuple(labels.shape)} for inputs "
+                f"{tuple(first_tensor(inputs).shape)}."
             )
-        yield inputs.to(device), None if labels is None else labels.to(device)
+        yield map_tensors(lambda t: t.to(device), inputs), None if labels is None else labels.to(device)
     if empty:
         raise ValueError("loader must yield at least one batch: it yielded none. Is it a generator already used up?")
 
 
-def _split(batch: Any, input_key: str, label_key: str) -> tuple[Any, Any]:
+def _split(batch: Any, input_key: str | Sequence[str], label_key: str) -> tuple[Any, Any]:
     if isinstance(batch, Tensor):
         return batch, None
     if isinstance(batch, Mapping):
-        if input_key not in batch:
-            raise ValueError(f"No inputs under {input_key!r} in a batch with the keys {list(batch)}: set input_key=.")
-        return batch[input_key], batch.get(label_key)
+        keys = [input_key] if isinstance(input_key, str) else list(input_key)
+        if missing := [key for key in keys if key not in batch]:
+            raise ValueError(f"No inputs under {missing[0]!r} in a batch with the keys {list(batch)}: set input_key=.")
+        inputs = batch[input_key] if isinstance(input_key, str) else {key: batch[key] for key in keys}
+        return inputs, batch.get(label_key)
     if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
         return batch[0], batch[1] if len(batch) == 2 else None
     came = f"a {type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__

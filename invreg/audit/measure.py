@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,7 +20,8 @@ from invreg.functional import (
     normalized_logit_error,
     predicted_class,
 )
-from invreg.groups import FiniteGroup, Group
+from invreg.groups import Group, IndexedTransformations, SymmetricGroup, Transformations, TransformationSet
+from invreg.groups.batch import Batch, first_tensor, map_tensors, tensors
 from invreg.losses import check_draw
 from invreg.preserve import preserved
 from invreg.saliency import MapMethod, SaliencyMap, completeness_gap, saliency_similarity
@@ -31,7 +32,8 @@ _ERRORS = {
     "normalized_logit_error": normalized_logit_error,
 }
 _MAPS = "Making saliency maps"
-_OF_ELEMENT = (*_ERRORS, "saliency_similarity", "accuracy", "consistency")
+_OF_ACTION = ("action_error", "action_logit_error")
+_OF_ELEMENT = (*_ERRORS, "saliency_similarity", "accuracy", "consistency", *_OF_ACTION)
 _OVERALL = (*_OF_ELEMENT, "group_accuracy", "orbit_accuracy")
 """The estimates of a report, by the names of its fields."""
 
@@ -39,7 +41,7 @@ _OVERALL = (*_OF_ELEMENT, "group_accuracy", "orbit_accuracy")
 def measure_invariance(
     model: Model,
     loader: Iterable[Any],
-    group: Group,
+    group: Transformations,
     *,
     saliency: MapMethod | Literal["paper"] | None = "paper",
     saliency_samples: int | None = 256,
@@ -47,7 +49,7 @@ def measure_invariance(
     rng: torch.Generator | None = None,
     mode: Literal["eval", "train"] = "eval",
     device: torch.device | str | None = None,
-    input_key: str = "inputs",
+    input_key: str | Sequence[str] = "inputs",
     label_key: str = "labels",
     progress: bool = True,
 ) -> InvarianceReport:
@@ -62,18 +64,20 @@ def measure_invariance(
             whose sigmoid is the probability of class 1; or ``(N, C, ...)`` with a prediction per position, which must
             not move with the input (segmentation). A callable that is no module is called as it is: put the network
             inside it into eval mode yourself.
-        loader: Yields batches: inputs, or ``(inputs, labels)``, or a mapping. Inputs are floating point, ``(N, ...)``;
-            labels are class indices in the shape of the predictions, ``(N,)``; for a single logit also 0.0 and 1.0.
-        group: The group.
+        loader: Yields batches: inputs, or ``(inputs, labels)``, or a mapping. Inputs are floating point, ``(N, ...)``,
+            or for ``OnKeys`` a mapping, tuple or list of tensors; labels are class indices in the shape of the
+            predictions, ``(N,)``; for a single logit also 0.0 and 1.0.
+        group: The group, or a ``TransformationSet``. Under a group that is not ``exact`` the report also says how much
+            the action itself loses, for which one more forward per batch and element is made.
         saliency: How to make the maps for SI: ``"paper"`` for ``SaliencyMap()``, another map method, or None to
             leave SI out. It is by far the most expensive part. The class to explain is the label or, without labels,
-            the model's own prediction at ``x``.
+            the model's own prediction at ``x``. A ``TransformationSet`` that does not say how it moves maps has no SI.
         saliency_samples: On how many samples, the first ones, SI is measured; None stands for all.
         samples: Non-identity elements drawn for each sample, without replacement; None measures all of a finite group.
         rng: Where drawn elements come from; None uses a generator with a fixed seed, so that audits can be repeated.
         mode: The mode to measure a module in. In ``"train"`` its buffers are put back too.
         device: Where to move the batches; None stands for where the module's first parameter is.
-        input_key: Where a mapping has the inputs.
+        input_key: Where a mapping has the inputs; several keys make a dict of their entries, for ``OnKeys``.
         label_key: Where a mapping has the labels, if it has any.
         progress: Whether to show a progress bar, on a terminal only.
 
@@ -108,6 +112,8 @@ def measure_invariance(
         )
     if saliency_samples is not None and saliency_samples < 1:
         raise ValueError(f"saliency_samples must be 1 or more, or None for all: got {saliency_samples}.")
+    if isinstance(group, TransformationSet) and not group.realigns and saliency == "paper":
+        saliency = None
     if device is None and isinstance(model, nn.Module):
         device = next((parameter.device for parameter in model.parameters()), None)
     audit = _Audit(
@@ -131,7 +137,7 @@ class _Audit:
     def __init__(
         self,
         model: Model,
-        group: Group,
+        group: Transformations,
         *,
         map_method: MapMethod | None,
         saliency_samples: int | None,
@@ -150,16 +156,23 @@ class _Audit:
         self.over_samples: dict[str, Moments] = {}
         self.by_element: dict[str, Moments] = {}
 
-    def add(self, inputs: Tensor, labels: Tensor | None) -> None:
+    def add(self, inputs: Batch, labels: Tensor | None) -> None:
         """Measures one batch."""
         if self.seen and (labels is None) == ("accuracy" in self.over_samples):
             raise ValueError(
                 f"Either every batch has labels or none: it changes after {self.seen} samples. Audit them apart."
             )
-        elements = self._elements(len(inputs), inputs.device)
+        rows = len(first_tensor(inputs))
+        elements = self._elements(rows, first_tensor(inputs).device)
         with torch.no_grad():
-            reference = self._outputs(inputs.clone())  # a model that writes into its input must not spoil the data
-            outputs = [self._outputs(self._act(g, inputs), g) for g in elements]
+            # A model that writes into its input must not spoil the data.
+            reference = self._outputs(map_tensors(torch.clone, inputs))
+            outputs, of_action = [], []
+            for g in elements:
+                moved = self._act(g, inputs)
+                if isinstance(self.group, Group) and not self.group.exact:
+                    of_action.append(self._action_errors(self._act(self.group.inverse(g), moved), g, inputs, reference))
+                outputs.append(self._outputs(moved, g))
             if any(out.shape != reference.shape for out in outputs):
                 shapes = sorted({tuple(out.shape) for out in (reference, *outputs)})
                 raise ValueError(f"The model must return one shape for inputs of one shape: got {shapes}.")
@@ -169,9 +182,15 @@ class _Audit:
             if labels is not None:
                 labels = _class_indices(labels, reference, predictions)
             self._add_errors(elements, reference, transformed)
+            for name, values in zip(_OF_ACTION, zip(*of_action, strict=True), strict=False):
+                self._add(name, elements, torch.stack(values), of_identity=0.0)
             self._add_predictions(elements, predictions, transformed, labels)
-        left = len(inputs) if self.saliency_samples is None else min(self.saliency_samples - self.seen, len(inputs))
+        left = rows if self.saliency_samples is None else min(self.saliency_samples - self.seen, rows)
         if self.map_method is not None and left > 0:
+            if not isinstance(inputs, Tensor):
+                raise ValueError(
+                    f"Saliency maps are made for inputs of one tensor, not {type(inputs).__name__}: set saliency=None."
+                )
             if predictions.ndim > 1:
                 raise ValueError(
                     "Saliency maps explain one prediction per sample, but the model returns outputs of shape "
@@ -180,13 +199,13 @@ class _Audit:
             target = None if has_single_logit(reference) else (predictions if labels is None else labels)[:left]
             drawn = elements if self.samples is None else elements[:, :left]
             self._add_similarity(self.map_method, drawn, inputs[:left], target)
-        self.seen += len(inputs)
+        self.seen += rows
         self.elements = len(elements)
 
     def report(self) -> InvarianceReport:
         """What the batches have shown, all together."""
         per_element = []
-        for element in range(1, self.group.order) if isinstance(self.group, FiniteGroup) else ():
+        for element in range(1, self.group.order) if isinstance(self.group, IndexedTransformations) else ():
             found = {name: moments.estimate(element) for name, moments in self.by_element.items()}
             if found["logit_error"] is not None:
                 per_element.append(ElementReport(element=element, **_named(_OF_ELEMENT, found)))
@@ -197,7 +216,8 @@ class _Audit:
             group=repr(self.group),
             samples=self.seen,
             elements=self.elements,
-            exhaustive=isinstance(self.group, FiniteGroup) and self.elements == self.group.order - 1,
+            is_group=isinstance(self.group, Group),
+            exhaustive=isinstance(self.group, IndexedTransformations) and self.elements == self.group.order - 1,
             saliency=None if self.map_method is None else repr(self.map_method),
             completeness_gap=gap / change if change else None,
             per_element=tuple(per_element),
@@ -207,30 +227,29 @@ class _Audit:
     def _elements(self, rows: int, device: torch.device) -> Tensor:
         """The elements to measure a batch under: ``(K,)``, or ``(K, N, *element_shape)`` if drawn for each sample."""
         if self.samples is None:
-            assert isinstance(self.group, FiniteGroup)
+            assert isinstance(self.group, IndexedTransformations)
             return self.group.non_identity_elements()
         return self.group.sample_non_identity(rows, self.samples, self.rng).to(device)
 
-    def _act(self, element: Tensor, inputs: Tensor) -> Tensor:
+    def _act(self, element: Tensor, inputs: Batch) -> Batch:
         try:
             return self.group.act(element, inputs)
         except (TypeError, ValueError):  # bad input, which the group explains
             raise
         except Exception as error:
             raise RuntimeError(
-                f"The action failed on {self._under(element)}, shape {tuple(inputs.shape)}: {error}"
+                f"The action failed on {self._under(element)}, shape {_shape(inputs)}: {error}"
             ) from error
 
-    def _outputs(self, inputs: Tensor, element: Tensor | None = None) -> Tensor:
-        return checked_outputs(self._call("The model", self.model, inputs, element), len(inputs))
+    def _outputs(self, inputs: Batch, element: Tensor | None = None) -> Tensor:
+        return checked_outputs(self._call("The model", self.model, inputs, element), len(first_tensor(inputs)))
 
-    def _call(self, what: str, function: Callable[[Tensor], Any], inputs: Tensor, element: Tensor | None) -> Any:
+    def _call(self, what: str, function: Callable[[Batch], Any], inputs: Batch, element: Tensor | None) -> Any:
         """Calls the user's code on a batch under an element."""
         try:
             return function(inputs)
         except Exception as error:
-            shape = tuple(inputs.shape)
-            raise RuntimeError(f"{what} failed on {self._under(element)}, shape {shape}: {error}") from error
+            raise RuntimeError(f"{what} failed on {self._under(element)}, shape {_shape(inputs)}: {error}") from error
 
     def _under(self, element: Tensor | None) -> str:
         """Which inputs these are, for a message."""
@@ -258,6 +277,10 @@ class _Audit:
             values = error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1))
             self._add(name, elements, values.view(transformed.shape[:2]), of_identity=0.0)
 
+    def _action_errors(self, back: Batch, g: Tensor, inputs: Batch, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """How far inputs moved and moved back are from the inputs, and the outputs at them from ``reference``."""
+        return _relative_change(inputs, back), logit_error(reference, self._outputs(back, g))
+
     def _add_predictions(
         self, elements: Tensor, predictions: Tensor, transformed: Tensor, labels: Tensor | None
     ) -> None:
@@ -271,7 +294,7 @@ class _Audit:
         self._add_over_samples("accuracy", accuracy)
         self._add_by_element("accuracy", elements, by_element)
         # The identity is one of the group's elements: 1 of `order`, or none of infinitely many.
-        weight = 1 / self.group.order if isinstance(self.group, FiniteGroup) else 0.0
+        weight = 1 / self.group.order if isinstance(self.group, (IndexedTransformations, SymmetricGroup)) else 0.0
         average = by_element.mean(0) if len(elements) else accuracy
         self._add_over_samples("group_accuracy", weight * accuracy + (1 - weight) * average)
         self._add_over_samples("orbit_accuracy", _share(at_identity & right.all(0), 1))
@@ -286,8 +309,7 @@ class _Audit:
         realigned = reference.new_empty(0, *reference.shape)
         if len(elements):
             maps = (self._map(method, self._act(g, inputs), target, g) for g in elements)
-            inverses = self.group.inverse(elements)
-            realigned = torch.stack([self.group.act_on_map(g, m) for g, m in zip(inverses, maps, strict=True)])
+            realigned = torch.stack([self.group.realign(g, m) for g, m in zip(elements, maps, strict=True)])
         self._check_finite("Saliency maps", elements, reference, realigned)
         values = saliency_similarity(reference.expand_as(realigned).flatten(0, 1), realigned.flatten(0, 1))
         self._add("saliency_similarity", elements, values.view(realigned.shape[:2]), of_identity=1.0)
@@ -314,7 +336,7 @@ class _Audit:
         moments.add(values.double().cpu().numpy(), torch.zeros(len(values), dtype=torch.int64).numpy())
 
     def _add_by_element(self, name: str, elements: Tensor, values: Tensor) -> None:
-        if isinstance(self.group, FiniteGroup) and len(elements):
+        if isinstance(self.group, IndexedTransformations) and len(elements):
             moments = self.by_element.setdefault(name, Moments(self.group.order))
             bins = elements.cpu().view(len(elements), -1).expand(values.shape)
             moments.add(values.double().flatten().cpu().numpy(), bins.flatten().numpy())
@@ -349,6 +371,24 @@ def _class_indices(labels: Tensor, outputs: Tensor, predictions: Tensor) -> Tens
             f"got {int(labels.min())} to {int(labels.max())}. Leave out samples that are to be ignored."
         )
     return labels.long()
+
+
+def _shape(inputs: Batch) -> Any:
+    """The shape of the inputs, or of each of their tensors, for a message."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors(inputs)}
+    return shapes.get(None, shapes)
+
+
+def _relative_change(inputs: Batch, back: Batch) -> Tensor:
+    """The norm of the difference relative to that of the inputs, over all floating-point tensors; shape ``(N,)``."""
+    pairs = [
+        (a.double().flatten(1), b.double().flatten(1))
+        for (_, a), (_, b) in zip(tensors(inputs), tensors(back), strict=True)
+        if a.is_floating_point()
+    ]
+    difference, norm = (torch.cat(parts, 1).norm(dim=1) for parts in ([a - b for a, b in pairs], [a for a, _ in pairs]))
+    change: Tensor = difference / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return change
 
 
 def _share(hits: Tensor, start_dim: int) -> Tensor:

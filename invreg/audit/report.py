@@ -52,6 +52,8 @@ class ElementReport:
         saliency_similarity: Between 0 and 1; None where it was not measured.
         accuracy: On the inputs that the element transformed; None without labels.
         consistency: Share of samples with the same prediction as at the identity.
+        action_error: As in ``InvarianceReport``; so is the next one.
+        action_logit_error: Logits squared.
     """
 
     element: int
@@ -61,10 +63,12 @@ class ElementReport:
     saliency_similarity: Estimate | None
     accuracy: Estimate | None
     consistency: Estimate
+    action_error: Estimate | None
+    action_logit_error: Estimate | None
 
     def _row(self) -> tuple[str, ...]:
         errors = (self.logit_error, self.distribution_error, self.normalized_logit_error)
-        shares = (self.saliency_similarity, self.consistency, self.accuracy)
+        shares = (self.saliency_similarity, self.consistency, self.accuracy, self.action_logit_error)
         return (str(self.element), *("-" if value is None else str(value) for value in (*errors, *shares)))
 
 
@@ -78,6 +82,7 @@ class InvarianceReport:
     Args:
         model: Name of the model's class or function.
         group: The group, in words.
+        is_group: Whether it is one; False for a ``TransformationSet``.
         samples: How many samples were measured.
         elements: How many non-identity elements each sample was measured under.
         exhaustive: Whether these were all that the group has; otherwise they were drawn for each sample.
@@ -92,11 +97,16 @@ class InvarianceReport:
         group_accuracy: The same averaged over the whole group, the identity included.
         orbit_accuracy: Share of samples predicted right at the identity and under every element measured.
         consistency: Share of predictions that are the same as at the identity.
+        action_error: What the action itself changes, the norm of g⁻¹(gx) - x relative to that of x: an action that
+            interpolates does not quite undo itself. None for exact groups and sets of transformations, as the next.
+        action_logit_error: What that does to this model, half the squared distance of the logits at x and g⁻¹(gx). A
+            ``logit_error`` of this size is the action's, not the model's.
         per_element: The same for each element of a finite group, the identity left out; empty for others.
     """
 
     model: str
     group: str
+    is_group: bool
     samples: int
     elements: int
     exhaustive: bool
@@ -110,6 +120,8 @@ class InvarianceReport:
     group_accuracy: Estimate | None
     orbit_accuracy: Estimate | None
     consistency: Estimate
+    action_error: Estimate | None
+    action_logit_error: Estimate | None
     per_element: tuple[ElementReport, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,6 +160,7 @@ class InvarianceReport:
 
     def __str__(self) -> str:
         how = "all" if self.exhaustive else "drawn for each sample"
+        whole = "group" if self.is_group else "set"
         every = "every element" if self.exhaustive else "every element drawn"
         rows = (
             ("logit error (LI)", self.logit_error, "0 = invariant; logits squared"),
@@ -156,21 +169,24 @@ class InvarianceReport:
             ("saliency similarity (SI)", self.saliency_similarity, self._saliency_note()),
             ("consistency", self.consistency, "same class as at the identity"),
             ("accuracy", self.accuracy, "at the identity"),
-            ("group accuracy", self.group_accuracy, "averaged over the group, identity included"),
+            ("group accuracy", self.group_accuracy, f"averaged over the {whole}, identity included"),
             ("orbit accuracy", self.orbit_accuracy, f"right at the identity and under {every}"),
+            ("action's own error", self.action_error, "|x - x moved and moved back| / |x|: not the model's"),
+            ("... its logit error", self.action_logit_error, "LI between these: that much is not the model's"),
         )
         lines = [
-            f"Invariance of {self.model} to {self.group}",
+            f"Invariance of {self.model} to {self.group}" + ("" if self.is_group else ", which is no group"),
             f"{_count(self.samples, 'sample')}, each under {_count(self.elements, 'non-identity element')} ({how}); "
             "value ± standard error over samples" + ("; no labels" if self.accuracy is None else ""),
             "",
             *_table([(label, str(value), note) for label, value, note in rows if value is not None]),
         ]
         if self.per_element:
-            header = ("element", "LI", "DI", "normalized", "SI", "consistency", "accuracy")
+            header = ("element", "LI", "DI", "normalized", "SI", "consistency", "accuracy", "action's own LI")
             worst = sorted(self.per_element, key=lambda one: -one.logit_error.mean)[:_MOST_ROWS]
             shown = [one for one in self.per_element if one in worst]
-            lines += ["", *_table([header, *(one._row() for one in shown)])]
+            columns = len(header) if self.action_logit_error is not None else len(header) - 1
+            lines += ["", *_table([row[:columns] for row in (header, *(one._row() for one in shown))])]
             if len(shown) < len(self.per_element):
                 lines.append(f"... the {len(shown)} with the largest LI of {len(self.per_element)}; all in per_element")
         return "\n".join(lines)

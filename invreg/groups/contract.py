@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from math import prod
 from operator import index as whole_number
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
 
+from invreg.groups.transformations import IndexedTransformations, Transformations
+
 if TYPE_CHECKING:
     from invreg.groups.custom import ActionGroup, PermutationGroup
-    from invreg.groups.product import DirectProduct
+
+_MOST_DRAWS = 10_000
+"""How often an element is drawn anew before there are thought to be no others."""
 
 
-class Group(ABC):
+class Group(Transformations):
     """A group of transformations together with its left action on batches.
 
     An element is a tensor of ``element_shape``; a stack of elements has leading dimensions. So composing,
@@ -30,12 +35,12 @@ class Group(ABC):
         element_shape: Shape of one element; ``()`` for the index of a finite group.
         element_dtype: Dtype of elements; int64 for indices.
         exact: True where the action only moves or negates entries, so that it is a group action bit for bit.
-            False where it interpolates.
+            False where it rounds or interpolates.
+        local: True where no uniform distribution exists or is meant, so that ``sample`` draws from a bounded range,
+            which products of elements may leave. They are elements all the same.
     """
 
-    element_shape: tuple[int, ...] = ()
-    element_dtype: torch.dtype = torch.int64
-    exact: bool
+    local: bool = False
 
     @property
     @abstractmethod
@@ -67,7 +72,7 @@ class Group(ABC):
 
     @abstractmethod
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draws elements uniformly (by the Haar measure), the identity included.
+        """Draws elements uniformly (by the Haar measure), or from a bounded range of a ``local`` group.
 
         Args:
             n: Number of elements.
@@ -75,27 +80,6 @@ class Group(ABC):
 
         Returns:
             Shape ``(n, *element_shape)``, on the device of ``rng`` (None: the CPU).
-        """
-
-    @abstractmethod
-    def act(self, g: Tensor, x: Tensor) -> Tensor:
-        """Applies one element to a whole batch, or one element to each sample.
-
-        A left action: ``act(compose(g, h), x) == act(g, act(h, x))``. The batch axis never moves and ``x`` is
-        never written to. Differentiable in ``x``.
-
-        Args:
-            g: One element, shape ``element_shape``, or one per sample, shape ``(N, *element_shape)``. A stack
-                lives on the device of ``x``; a single element may stay on the CPU.
-            x: Batch, shape ``(N, ...)``.
-
-        Returns:
-            Same shape, dtype and device as ``x``.
-
-        Raises:
-            TypeError: ``g`` is not a tensor of ``element_dtype``.
-            ValueError: ``g`` has the wrong shape or device or is outside the group, or the group cannot act
-                on batches of this shape.
         """
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
@@ -113,66 +97,36 @@ class Group(ABC):
         """
         return self.act(g, m)
 
+    def realign(self, g: Tensor, m: Tensor) -> Tensor:
+        """Moves maps back by the inverse elements; see ``Transformations.realign``."""
+        return self.act_on_map(self.inverse(g), m)
+
     def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draws ``k`` elements for each of ``n`` samples, leaving the identity out.
+        """Draws ``k`` different non-identity elements for each of ``n`` samples; see ``Transformations``."""
+        # Sample after sample, so that how data are cut into batches does not change what is drawn for each.
+        drawn = self.sample(n * k, rng).view(n, k, *self.element_shape).transpose(0, 1).contiguous()
+        taken = self.identity.to(drawn.device).expand(1, n, *self.element_shape)
+        for j, row in enumerate(drawn):
+            for _ in range(_MOST_DRAWS):
+                again = (taken == row).reshape(len(taken), n, prod(self.element_shape)).all(2).any(0)
+                if not again.any():
+                    break
+                row[again] = self.sample(int(again.sum()), rng)
+            else:
+                raise ValueError(
+                    f"{self!r} has too few elements to draw {k} different ones, none of them the identity."
+                )
+            taken = torch.cat([taken, drawn[j : j + 1]])
+        return drawn
 
-        Args:
-            n: Number of samples.
-            k: Elements per sample. A finite group draws them without replacement.
-            rng: Source of randomness; None uses torch's global one.
+    def __mul__(self, other: Group) -> Group:
+        """The direct product, where the two actions commute; see ``DirectProduct``."""
+        from invreg.groups.product import DirectProduct
 
-        Returns:
-            Shape ``(k, n, *element_shape)``, on the device of ``rng`` (None: the CPU).
-
-        Raises:
-            ValueError: A finite group has fewer than ``k`` non-identity elements.
-        """
-        return self.sample(n * k, rng).view(n, k, *self.element_shape).transpose(0, 1)
-
-    def _check_elements(self, *elements: Tensor) -> None:
-        """Raises unless each argument is a stack of elements."""
-        for g in elements:
-            self._check_form(g)
-            self._check_values(g)
-
-    def _check_action(self, g: Tensor, x: Tensor) -> None:
-        """Raises unless ``x`` is a batch and ``g`` one element or one for each of its rows."""
-        self._check_form(g)
-        if not isinstance(x, Tensor) or x.ndim == 0:
-            came = "a tensor of shape ()" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"{self!r} acts on batches, tensors of shape (N, ...): got {came}.")
-        one = tuple(self.element_shape)
-        if tuple(g.shape) not in (one, (len(x), *one)):
-            raise ValueError(
-                f"{self!r} acts by one element, shape {one}, or by one per sample, shape {(len(x), *one)}: "
-                f"got elements of shape {tuple(g.shape)} for inputs of shape {tuple(x.shape)}. Draw as many with "
-                "sample(len(x)), or act with one at a time."
-            )
-        if g.device != x.device and (tuple(g.shape) != one or g.device.type != "cpu"):
-            raise ValueError(
-                f"Elements live where the inputs do, on {x.device}: got elements on {g.device}. Write g.to(x.device)."
-            )
-        self._check_values(g)
-
-    def _check_form(self, g: Tensor) -> None:
-        """Raises unless ``g`` is a tensor with the dtype and the trailing shape of elements."""
-        if not isinstance(g, Tensor) or g.dtype != self.element_dtype:
-            came = f"a tensor of {g.dtype}" if isinstance(g, Tensor) else f"{type(g).__name__}"
-            raise TypeError(
-                f"Elements of {self!r} are tensors of {self.element_dtype}: got {came}. "
-                f"Write torch.tensor(..., dtype={self.element_dtype})."
-            )
-        one = tuple(self.element_shape)
-        if tuple(g.shape[g.ndim - len(one) :]) != one:
-            raise ValueError(
-                f"Elements of {self!r} have shape {one}, stacks of them (..., *{one}): got {tuple(g.shape)}."
-            )
-
-    def _check_values(self, g: Tensor) -> None:  # noqa: B027  # nothing to check unless a subclass knows of something
-        """Raises unless the values of ``g``, whose form is right, are those of elements."""
+        return DirectProduct(self, other) if isinstance(other, Group) else NotImplemented
 
 
-class FiniteGroup(Group):
+class FiniteGroup(IndexedTransformations, Group):
     """A group with ``order`` elements, named by the indices ``0 ... order - 1``; 0 is the identity.
 
     A subclass sets ``order`` and ``exact`` and defines ``compose``, ``inverse`` and how it acts: either
@@ -201,118 +155,29 @@ class FiniteGroup(Group):
                 [2., 1.]])
     """
 
-    order: int
-
     @property
     def identity(self) -> Tensor:
         """The index 0."""
         return torch.zeros((), dtype=torch.int64)
 
-    def elements(self) -> Tensor:
-        """All elements, identity first, shape ``(order,)``, int64, on the CPU."""
-        return torch.arange(self.order)
-
-    def non_identity_elements(self) -> Tensor:
-        """All elements but the identity, shape ``(order - 1,)``, int64, on the CPU."""
-        return torch.arange(1, self.order)
-
     def generators(self) -> Tensor:
         """Elements whose products are the whole group, shape ``(n,)``, int64; all but the identity if unknown."""
         return self.non_identity_elements()
-
-    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draws ``n`` indices uniformly, the identity included; see ``Group.sample``."""
-        return torch.randint(self.order, (n,), generator=rng, device=_device_of(rng))
-
-    def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draws ``k`` different non-identity elements for each of ``n`` samples; see ``Group``."""
-        if not 0 < k < self.order:
-            raise ValueError(
-                f"{self!r} has {self.order - 1} non-identity elements: cannot draw {k} different ones per sample. "
-                "Use samples=None for all of them."
-            )
-        keys = torch.rand(n, self.order - 1, generator=rng, device=_device_of(rng))
-        return keys.topk(k, dim=1).indices.T + 1
 
     def cayley_table(self) -> Tensor:
         """The multiplication table: entry ``[g, h]`` is ``gh``, shape ``(order, order)``, int64."""
         g = self.elements()
         return self.compose(g[:, None], g[None, :])
 
-    def transform(self, index: int, x: Tensor) -> Tensor:
-        """Applies the element of a Python index to a whole batch.
+    @overload
+    def __mul__(self, other: FiniteGroup) -> FiniteGroup: ...
 
-        What ``act`` calls for a single element, after its checks. A subclass that defines it need not define
-        ``act``.
+    @overload
+    def __mul__(self, other: Group) -> Group: ...
 
-        Args:
-            index: Which element, ``0 <= index < order``.
-            x: Batch, shape ``(N, ...)``.
-
-        Returns:
-            Same shape, dtype and device as ``x``.
-        """
-        return self.act(torch.tensor(index), x)
-
-    def transform_each(self, g: Tensor, x: Tensor) -> Tensor:
-        """Applies one element to each sample; what ``act`` calls for a stack of elements, after its checks.
-
-        Derived from ``transform``, one call per element that occurs. A subclass overrides it where one
-        operation can do all elements at once (a gather, a product with signs).
-
-        Args:
-            g: Indices, shape ``(N,)``, on the device of ``x``.
-            x: Batch, shape ``(N, ...)``.
-
-        Returns:
-            Same shape, dtype and device as ``x``.
-        """
-        if torch.compiler.is_compiling():  # a compiler cannot count rows: it takes each sample's image out of its orbit
-            return self.orbit(x)[g, torch.arange(len(x), device=x.device)]
-        rows = [(g == index).nonzero().squeeze(1) for index in range(self.order)]
-        parts = [self.transform(i, x[r]) for i, r in enumerate(rows) if len(r)]
-        return torch.cat(parts)[torch.cat(rows).argsort()] if parts else x
-
-    def act(self, g: Tensor, x: Tensor) -> Tensor:
-        """Applies one element to a whole batch, or one element to each sample; see ``Group.act``."""
-        if type(self).transform is FiniteGroup.transform:
-            raise TypeError(f"{type(self).__name__} must define how it acts: transform(index, x) or act(g, x).")
-        self._check_action(g, x)
-        if g.ndim == 0 and not torch.compiler.is_compiling():
-            return self.transform(int(g), x)
-        # A compiler cannot read the index out of a tensor: it gets the same element for each sample.
-        return self.transform_each(g.to(x.device).expand(len(x)), x)
-
-    def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:
-        """The batch under every element.
-
-        Args:
-            x: Batch, shape ``(N, ...)``.
-            identity: Whether to include the identity, which comes first.
-
-        Returns:
-            Shape ``(order, N, ...)``, or ``(order - 1, N, ...)`` without the identity.
-
-        Raises:
-            ValueError: The group cannot act on batches of this shape.
-
-        Example:
-            >>> from invreg import Flip
-            >>> Flip(-1).orbit(torch.tensor([[1.0, 2.0]]))
-            tensor([[[1., 2.]],
-            <BLANKLINE>
-                    [[2., 1.]]])
-        """
-        start = 0 if identity else 1
-        if start == self.order:
-            return x[None, :][:0]
-        return torch.stack([self.transform(index, x) for index in range(start, self.order)])
-
-    def __mul__(self, other: FiniteGroup) -> DirectProduct:
-        """The direct product, where the two actions commute; see ``DirectProduct``."""
-        from invreg.groups.product import DirectProduct
-
-        return DirectProduct(self, other) if isinstance(other, FiniteGroup) else NotImplemented
+    def __mul__(self, other: Group) -> Group:
+        """The direct product, a ``FiniteGroup`` if both are; see ``DirectProduct``."""
+        return super().__mul__(other)
 
     @staticmethod
     def from_actions(
@@ -378,18 +243,3 @@ class FiniteGroup(Group):
                 f"generators must be a list of permutations, each a list of whole numbers, e.g. [[1, 2, 0]]: {error}."
             ) from error
         return PermutationGroup(permutations, dim, max_order)
-
-    def _check_values(self, g: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        outside = (g < 0) | (g >= self.order)
-        if bool(outside.any()):
-            where = f" at position {tuple(outside.nonzero()[0].tolist())}" if g.ndim else ""
-            raise ValueError(
-                f"{self!r} has the elements 0 to {self.order - 1}: got {int(g[outside].flatten()[0])}{where}. "
-                f"elements() lists them."
-            )
-
-
-def _device_of(rng: torch.Generator | None) -> torch.device | None:
-    return None if rng is None else rng.device

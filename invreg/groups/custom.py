@@ -18,7 +18,7 @@ _ROUNDING = 1e-9
 """How far float64 rounding may move the result of an action, relative to the largest entry of the probe."""
 
 
-class _TableGroup(FiniteGroup):
+class TableGroup(FiniteGroup):
     """A finite group that composes by looking into ``_table``, its multiplication table."""
 
     _table: Tensor
@@ -39,7 +39,7 @@ class _TableGroup(FiniteGroup):
 
 
 @dataclass(frozen=True, repr=False)
-class ActionGroup(_TableGroup):
+class ActionGroup(TableGroup):
     """The group of some callables. Made by ``FiniteGroup.from_actions``, which documents it."""
 
     actions: tuple[Action, ...]
@@ -149,7 +149,7 @@ def _matches(a: Tensor, b: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, repr=False)
-class PermutationGroup(_TableGroup, PositionGroup):
+class PermutationGroup(TableGroup, PositionGroup):
     """The group that some permutations generate. Made by ``FiniteGroup.from_permutations``, which documents it."""
 
     permutations: tuple[tuple[int, ...], ...]
@@ -178,7 +178,7 @@ class PermutationGroup(_TableGroup, PositionGroup):
         object.__setattr__(self, "order", len(elements))
         object.__setattr__(self, "_sources", torch.tensor(elements).argsort(1))
         object.__setattr__(self, "_generators", torch.unique(times_generator[0]))
-        object.__setattr__(self, "_table", self._multiply(times_generator))
+        object.__setattr__(self, "_table", multiplication_table(times_generator))
 
     def __repr__(self) -> str:
         size = len(self.permutations[0])
@@ -225,15 +225,19 @@ class PermutationGroup(_TableGroup, PositionGroup):
             times_generator.append(row)
         return elements, torch.tensor(times_generator)
 
-    @staticmethod
-    def _multiply(times_generator: Tensor) -> Tensor:
-        """The multiplication table, column by column: if h = ps for a generator s, then gh = (gp)s."""
-        order = len(times_generator)
-        table = torch.arange(order).repeat(order, 1).T.contiguous()  # the column of the identity, and room for others
-        known = {0}
-        for p in range(order):
-            for s, h in enumerate(times_generator[p].tolist()):
-                if h not in known:
-                    known.add(h)
-                    table[:, h] = times_generator[table[:, p], s]
-        return table
+
+def multiplication_table(times_generator: Tensor) -> Tensor:
+    """The multiplication table of elements whose products with generators are given, shape ``(order, generators)``.
+
+    Column by column: if h = ps for a generator s, then gh = (gp)s. Element 0 is the identity; each other one is the
+    product of an earlier one and a generator.
+    """
+    order = len(times_generator)
+    table = torch.arange(order).repeat(order, 1).T.contiguous()  # the column of the identity, and room for others
+    known = {0}
+    for p in range(order):
+        for s, h in enumerate(times_generator[p].tolist()):
+            if h not in known:
+                known.add(h)
+                table[:, h] = times_generator[table[:, p], s]
+    return table

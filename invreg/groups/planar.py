@@ -1,86 +1,116 @@
-"""How do images turn and mirror?"""
+"""How do images turn and mirror by fixed angles?"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import pi
 
 import torch
 from torch import Tensor
 
+from invreg.groups.contract import FiniteGroup
 from invreg.groups.cyclic import CyclicGroup
-from invreg.groups.positions import PositionGroup
+from invreg.groups.interpolation import check_images, read_affine
+from invreg.groups.positions import gather, span
 
 _FLIPPED_DIMS = {(0, False): (), (2, False): (-2, -1), (0, True): (-1,), (2, True): (-2,)}
+_PLANE = (-2, -1)
 
 
-class _ImageSymmetry(PositionGroup):
-    """Quarter turns of the last two axes, some of them after a mirror."""
+class _ImageSymmetry(FiniteGroup):
+    """Rotations of the last two axes; element ``rotations + i`` mirrors left and right, then turns as ``i`` does."""
 
     @property
     @abstractmethod
     def rotations(self) -> int:
-        """How many rotations the group has: 1, 2 (half turns, any image) or 4 (quarter turns, square images)."""
-
-    @abstractmethod
-    def _quarter_turns(self, index: int) -> tuple[int, bool]:
-        """The element's quarter turns, counter-clockwise, and whether it mirrors left and right first."""
+        """How many rotations the group has."""
 
     @property
-    def dims(self) -> tuple[int, ...]:
-        """The last two axes."""
-        return (-2, -1)
-
-    def sources(self, sizes: tuple[int, ...], device: torch.device) -> Tensor:
-        """Turns and mirrors the positions themselves; see ``PositionGroup.sources``."""
-        self._check_square(sizes)
-        positions = torch.arange(sizes[0] * sizes[1], device=device).view(sizes)
-        turned = []
-        for index in range(self.order):
-            turns, mirrored = self._quarter_turns(index)
-            turned.append(torch.rot90(positions.flip(-1) if mirrored else positions, turns, (-2, -1)).flatten())
-        return torch.stack(turned)
+    def exact(self) -> bool:  # type: ignore[override]  # derived, where the base class has an attribute
+        """True where all turns are by multiples of 90°, which only move pixels."""
+        return 4 % self.rotations == 0
 
     def transform(self, index: int, x: Tensor) -> Tensor:
-        """Applies one element to a whole batch: torch's flip where axes stay, a gather where they trade places."""
+        """Applies one element to a whole batch: torch's flip where axes stay, a gather where they trade places.
+
+        Other angles are interpolated.
+        """
         start, stop = self._span(x)
-        self._check_square(tuple(x.shape[start:stop]))
-        flipped = _FLIPPED_DIMS.get(self._quarter_turns(index))
-        return super().transform(index, x) if flipped is None else x.flip(flipped)
+        mirrored, turn = divmod(index, self.rotations)
+        quarters, rest = divmod(4 * turn, self.rotations)
+        if not rest and (quarters, bool(mirrored)) in _FLIPPED_DIMS:
+            return x.flip(_FLIPPED_DIMS[quarters, bool(mirrored)])
+        if not rest and x.shape[-2] == x.shape[-1]:
+            return gather(x, _quarter_turned(x, quarters, mirrored)[None], start, stop)
+        return self._interpolate(torch.tensor(index), x)
+
+    def transform_each(self, g: Tensor, x: Tensor) -> Tensor:
+        """Applies one element to each sample, by one gather or one interpolation."""
+        start, stop = self._span(x)
+        return gather(x, self._sources(x)[g], start, stop) if self.exact else self._interpolate(g, x)
+
+    def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:
+        """The batch under every element, by one gather if it only moves pixels; see ``FiniteGroup.orbit``."""
+        start, stop = self._span(x)
+        if not self.exact:
+            return super().orbit(x, identity=identity)
+        sources = self._sources(x)[0 if identity else 1 :]
+        return gather(x.expand(len(sources), *x.shape), sources, start + 1, stop + 1)
+
+    def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
+        """Turns a map; leaves alone one whose axes were summed away (size 1)."""
+        self._check_action(g, m)
+        return m if m.shape[-2:].numel() == 1 else self.act(g, m)
+
+    def _sources(self, x: Tensor) -> Tensor:
+        """Where each pixel comes from under each element, shape ``(order, H * W)``; for exact groups."""
+        turns = [divmod(index, self.rotations) for index in range(self.order)]
+        return torch.stack([_quarter_turned(x, turn * 4 // self.rotations, mirrored) for mirrored, turn in turns])
+
+    def _interpolate(self, g: Tensor, x: Tensor) -> Tensor:
+        check_images(self, x, "bilinear")
+        angle = (g % self.rotations) * (2 * pi / self.rotations)
+        return read_affine(x, reading_matrix(angle.double(), mirrored=g >= self.rotations), "bilinear")
+
+    def _span(self, x: Tensor) -> tuple[int, int]:
+        start, stop = span(self, _PLANE, x)
+        if self.rotations == 4 and x.shape[-2] != x.shape[-1]:
+            raise ValueError(
+                f"{self!r} turns square images: got images of shape {tuple(x.shape[-2:])}. Pad or crop them to a "
+                "square first."
+            )
+        return start, stop
 
     def _check_rotations(self) -> None:
-        if not isinstance(self.rotations, int) or self.rotations not in (1, 2, 4):
-            raise ValueError(
-                f"{type(self).__name__} takes the orders 1, 2 and 4, whose turns only move pixels: "
-                f"got {self.rotations!r}."
-            )
-
-    def _check_square(self, sizes: tuple[int, ...]) -> None:
-        if self.rotations == 4 and sizes[0] != sizes[1]:
-            raise ValueError(
-                f"{self!r} turns square images: got images of shape {sizes}. Pad or crop them to a square first."
-            )
+        if not isinstance(self.rotations, int) or self.rotations < 1:
+            raise ValueError(f"{type(self).__name__} takes an order of 1 or more: got {self.rotations!r}.")
 
 
 @dataclass(frozen=True)
 class CyclicRotation(CyclicGroup, _ImageSymmetry):
     """Rotations of images by multiples of 360°/order, in the plane of the last two axes.
 
-    Element ``i`` turns counter-clockwise by ``i * 360 / order`` degrees, as ``torch.rot90`` does. Quarter turns
-    need square images; half turns (order 2) take any.
+    Element ``i`` turns counter-clockwise by ``i * 360 / order`` degrees, as ``torch.rot90`` does. The orders 1, 2 and 4
+    only move pixels: they are exact. Order 4 needs square images, others take any. All other orders interpolate
+    linearly between pixels, about the middle of the image, with zeros beyond its edges, so that the corners are lost;
+    quarter turns among them are exact on square images. For other ways to interpolate, take
+    ``Restricted(PlanarRotation(...), ...)``.
 
     Args:
-        order: Number of rotations: 1, 2 or 4.
+        order: Number of rotations.
 
     Raises:
-        ValueError: ``order`` is not 1, 2 or 4; other angles do not only move pixels.
+        ValueError: ``order`` is below 1.
 
-    Source: R4 in Moskalev et al. (2023), section 4.1.
+    Source: R4 in Moskalev et al. (2023), section 4.1, with order 4.
 
     Example:
         >>> CyclicRotation(4).act(torch.tensor(1), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]))
         tensor([[[2., 4.],
                  [1., 3.]]])
+        >>> CyclicRotation(8).exact
+        False
     """
 
     order: int = 4
@@ -93,9 +123,6 @@ class CyclicRotation(CyclicGroup, _ImageSymmetry):
         """The order."""
         return self.order
 
-    def _quarter_turns(self, index: int) -> tuple[int, bool]:
-        return index * 4 // self.order, False
-
 
 @dataclass(frozen=True, init=False, repr=False)
 class Dihedral(_ImageSymmetry):
@@ -103,13 +130,14 @@ class Dihedral(_ImageSymmetry):
 
     It has ``2 * order`` elements. Element ``i`` turns counter-clockwise by ``i * 360 / order`` degrees; element
     ``order + i`` mirrors left and right first, then turns likewise. ``Dihedral(4)`` holds all symmetries of a
-    square; ``Dihedral(2)`` and ``Dihedral(1)`` take images of any shape.
+    square; ``Dihedral(2)`` and ``Dihedral(1)`` take images of any shape. Other orders interpolate, as those of
+    ``CyclicRotation`` do.
 
     Args:
-        order: Number of rotations: 1, 2 or 4. The attribute ``order`` counts all elements.
+        order: Number of rotations. The attribute ``order`` counts all elements.
 
     Raises:
-        ValueError: ``order`` is not 1, 2 or 4; other angles do not only move pixels.
+        ValueError: ``order`` is below 1.
 
     Example:
         >>> group = Dihedral(4)
@@ -156,5 +184,23 @@ class Dihedral(_ImageSymmetry):
         self._check_elements(g)
         return torch.where(g < self.rotations, -g % self.rotations, g)
 
-    def _quarter_turns(self, index: int) -> tuple[int, bool]:
-        return index % self.rotations * 4 // self.rotations, index >= self.rotations
+
+def reading_matrix(angle: Tensor, mirrored: Tensor | None = None) -> Tensor:
+    """Where the pixels of an image are read that is mirrored left and right, if so, then turned counter-clockwise.
+
+    Args:
+        angle: In radians, any shape, float64.
+        mirrored: Booleans of the same shape; None mirrors nothing.
+
+    Returns:
+        Shape ``(*angle.shape, 2, 2)``, for ``read_affine``.
+    """
+    cosine, sine = angle.cos(), angle.sin()
+    side = torch.ones_like(angle) if mirrored is None else 1 - 2 * mirrored.to(angle.dtype)
+    return torch.stack([torch.stack([side * cosine, -side * sine], -1), torch.stack([sine, cosine], -1)], -2)
+
+
+def _quarter_turned(x: Tensor, quarters: int, mirrored: int) -> Tensor:
+    """The positions of the pixels of ``x``, mirrored left and right, if so, then turned; shape ``(H * W,)``."""
+    positions = torch.arange(x.shape[-2:].numel(), device=x.device).view(x.shape[-2:])
+    return torch.rot90(positions.flip(-1) if mirrored else positions, quarters, _PLANE).flatten()

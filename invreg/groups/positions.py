@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from invreg.groups.contract import FiniteGroup
+from invreg.groups.contract import FiniteGroup, Group
 
 
 class PositionGroup(FiniteGroup):
@@ -46,20 +46,18 @@ class PositionGroup(FiniteGroup):
     def transform(self, index: int, x: Tensor) -> Tensor:
         """Applies one element to a whole batch, by one gather."""
         start, stop = self._span(x)
-        sources = self.sources(tuple(x.shape[start:stop]), x.device)
-        return _gather(x, sources[index, None], start, stop)
+        return gather(x, self._sources_for(x)[index, None], start, stop)
 
     def transform_each(self, g: Tensor, x: Tensor) -> Tensor:
         """Applies one element to each sample, by one gather."""
         start, stop = self._span(x)
-        sources = self.sources(tuple(x.shape[start:stop]), x.device)
-        return _gather(x, sources[g], start, stop)
+        return gather(x, self._sources_for(x)[g], start, stop)
 
     def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:
         """The batch under every element, by one gather; see ``FiniteGroup.orbit``."""
         start, stop = self._span(x)
-        sources = self.sources(tuple(x.shape[start:stop]), x.device)[0 if identity else 1 :]
-        return _gather(x.expand(len(sources), *x.shape), sources, start + 1, stop + 1)
+        sources = self._sources_for(x)[0 if identity else 1 :]
+        return gather(x.expand(len(sources), *x.shape), sources, start + 1, stop + 1)
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
         """Moves the entries of a map; leaves alone one whose axes were summed away (size 1)."""
@@ -67,19 +65,38 @@ class PositionGroup(FiniteGroup):
         start, stop = self._span(m)
         return m if m.shape[start:stop].numel() == 1 else self.act(g, m)
 
+    def _sources_for(self, x: Tensor) -> Tensor:
+        start, stop = self._span(x)
+        return self.sources(tuple(x.shape[start:stop]), x.device)
+
     def _span(self, x: Tensor) -> tuple[int, int]:
-        """First axis that entries move along, and the one after the last, counted from the batch axis."""
-        start, stop = (dim if dim >= 0 else x.ndim + dim for dim in (self.dims[0], self.dims[-1]))
-        if not 1 <= start <= stop < x.ndim:
-            raise ValueError(
-                f"{self!r} moves entries along axes {self.dims}, which must exist and not be the batch axis 0: "
-                f"got inputs of shape {tuple(x.shape)}."
-            )
-        return start, stop + 1
+        return span(self, self.dims, x)
 
 
-def _gather(x: Tensor, sources: Tensor, start: int, stop: int) -> Tensor:
-    """Moves entries along axes ``start`` to ``stop`` of ``x``; ``sources`` has one row, or one per entry of axis 0."""
+def span(group: Group, dims: tuple[int, ...], x: Tensor) -> tuple[int, int]:
+    """First of the adjacent axes that entries move along, and the one after the last, counted from the batch axis."""
+    start, stop = (dim if dim >= 0 else x.ndim + dim for dim in (dims[0], dims[-1]))
+    if not 1 <= start <= stop < x.ndim:
+        raise ValueError(
+            f"{group!r} moves entries along axes {dims}, which must exist and not be the batch axis 0: "
+            f"got inputs of shape {tuple(x.shape)}."
+        )
+    return start, stop + 1
+
+
+def gather(x: Tensor, sources: Tensor, start: int, stop: int) -> Tensor:
+    """Moves entries along axes ``start`` to ``stop`` of ``x``; ``sources`` has one row, or one per entry of axis 0.
+
+    Entries that are blocks, with axes after ``stop``, are copied as such, which is several times faster than a gather.
+    """
     flat = x.flatten(start, stop - 1)
-    index = sources.view(len(sources), *[1] * (start - 1), sources.shape[1], *[1] * (flat.ndim - start - 1))
-    return flat.gather(start, index.expand(flat.shape)).view(x.shape)
+    blocks = flat.shape[start + 1 :].numel()
+    if blocks == 1 or not flat.is_contiguous():
+        index = sources.view(len(sources), *[1] * (start - 1), sources.shape[1], *[1] * (flat.ndim - start - 1))
+        return flat.gather(start, index.expand(flat.shape)).view(x.shape)
+    if len(sources) == 1:
+        return flat.index_select(start, sources[0]).view(x.shape)
+    lists = flat.shape[1:start].numel()  # how many lists of blocks each sample holds
+    first = sources.shape[1] * torch.arange(len(x) * lists, device=x.device).view(len(x), lists, 1)
+    rows = flat.view(len(x) * lists * sources.shape[1], blocks)
+    return rows.index_select(0, (sources[:, None] + first).flatten()).view(x.shape)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from math import prod
+from collections.abc import Iterable, Iterator, Sequence
+from math import pi, prod
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ _SIDE = 12
 
 _MAX_ENTRIES = 100_000
 
+_SHORT = 4
+"""Axes of up to so many entries hold channels or coordinates, not places."""
+
 
 def distinct_values(sample_shape: Sequence[int]) -> Tensor:
     """A batch of one sample whose entries all differ, in absolute value and in their distances too; float64."""
@@ -20,7 +23,29 @@ def distinct_values(sample_shape: Sequence[int]) -> Tensor:
     return steps.cumsum(0).view(1, *sample_shape)
 
 
-def probe_shapes(sizes: Sequence[int] = ()) -> Iterator[tuple[int, ...]]:
+def smooth_values(sample_shape: Sequence[int]) -> Tensor:
+    """A batch of one sample, float64, for actions that interpolate: slow waves that vanish towards the ends of axes.
+
+    Along axes of up to four entries, which need be no distances, values differ at random.
+    """
+    rng = torch.Generator().manual_seed(0)
+    x = torch.ones(1, *sample_shape, dtype=torch.float64)
+    waves = torch.zeros_like(x)
+    for _ in range(4):
+        wave = torch.ones_like(x)
+        for axis, size in enumerate(sample_shape, 1):
+            if size > _SHORT:
+                steps = (torch.arange(size, dtype=torch.float64) + 0.5) / size
+                frequency, phase = torch.rand(2, dtype=torch.float64, generator=rng)
+                along = (2 * pi * (1.5 * frequency * steps + phase)).cos() * (pi * steps).sin() ** 4
+            else:
+                along = torch.randn(size, dtype=torch.float64, generator=rng)
+            wave = wave * along.view(-1, *[1] * (x.ndim - axis - 1))
+        waves = waves + wave
+    return waves
+
+
+def probe_shapes(sizes: Iterable[int] = ()) -> Iterator[tuple[int, ...]]:
     """Shapes of samples that most actions take: three, two or one axes, of a usual size or one of ``sizes``."""
     for side in (_SIDE, *sizes):
         for shape in ((side,) * 3, (side, _SIDE, _SIDE), (side,) * 2, (side,), (side, 1, 1)):

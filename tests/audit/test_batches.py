@@ -104,7 +104,9 @@ BAD = {
     "numbers": ([3], TypeError, r"got int"),
     "None": ([None], TypeError, r"got NoneType"),
     "tuple of arrays": ([(X.numpy(), Y)], TypeError, r"one tensor of shape \(N, \.\.\.\): got ndarray"),
-    "nested inputs": ([((X, X), Y)], TypeError, r"one tensor of shape \(N, \.\.\.\): got tuple"),
+    "several inputs, one no tensor": ([((X, "a"), Y)], TypeError, r"must hold nothing else: got str at 1\."),
+    "several inputs, none": ([((), Y)], TypeError, r"one tensor of shape \(N, \.\.\.\): got an empty tuple"),
+    "several inputs, one empty": ([((X, X[:0]), Y)], ValueError, r"at least one sample: got shape \(0, 2\)"),
     "mapping without inputs": (
         [{"image": X, "labels": Y}],
         ValueError,

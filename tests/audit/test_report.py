@@ -22,12 +22,15 @@ def report(**changes) -> InvarianceReport:
             saliency_similarity=Estimate(0.5, 0.25, 10),
             accuracy=e,
             consistency=e,
+            action_error=None,
+            action_logit_error=None,
         )
         for index in (1, 2)
     )
     fields = {
         "model": "Sequential",
         "group": "CyclicRotation(order=3)",
+        "is_group": True,
         "samples": 100,
         "elements": 2,
         "exhaustive": True,
@@ -41,6 +44,8 @@ def report(**changes) -> InvarianceReport:
         "group_accuracy": e,
         "orbit_accuracy": e,
         "consistency": e,
+        "action_error": None,
+        "action_logit_error": None,
         "per_element": elements,
     }
     return InvarianceReport(**(fields | changes))

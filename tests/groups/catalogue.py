@@ -11,13 +11,23 @@ import torch
 from torch import Tensor
 
 from invreg.groups import (
+    Conjugated,
     CyclicPermutation,
     CyclicRotation,
     CyclicTranslation,
     Dihedral,
     FiniteGroup,
     Flip,
+    Group,
+    OnKeys,
+    PlanarRotation,
+    Restricted,
+    Scaling,
+    SemidirectProduct,
     SignFlip,
+    SpatialRotation,
+    SymmetricGroup,
+    Translation,
     Trivial,
 )
 
@@ -52,6 +62,20 @@ def negate(x: Tensor) -> Tensor:
     return -x
 
 
+def to_image(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (3, 3))
+
+
+def from_image(x: Tensor) -> Tensor:
+    return x.flatten(-2)
+
+
+def turn_shift(h: Tensor, n: Tensor) -> Tensor:
+    """What a turn by ``h`` makes of a shift ``n``, down and to the right."""
+    cosine, sine = h[..., 0].cos(), h[..., 0].sin()
+    return torch.stack([cosine * n[..., 0] - sine * n[..., 1], sine * n[..., 0] + cosine * n[..., 1]], -1)
+
+
 def mirror_about_mean(x: Tensor) -> Tensor:
     """Twice the mean along the last axis, minus the entry: it undoes itself, and it rounds."""
     return 2 * x.mean(-1, keepdim=True) - x
@@ -66,6 +90,17 @@ class Entry:
     name: str
     group: FiniteGroup
     shapes: tuple[Shape, ...]
+
+
+@dataclass(frozen=True)
+class InfiniteEntry:
+    """A group that is not listed, or only up to interpolation one."""
+
+    name: str
+    group: Group
+    shape: Shape
+    tolerance: float = 0.1
+    """How far its action may be from a group action on smooth inputs, relative to their norm."""
 
 
 CATALOGUE = (
@@ -113,7 +148,38 @@ CATALOGUE = (
         * FiniteGroup.from_permutations([[0, 1, 2, 3, 4, 6, 5]]),
         ((7,), (2, 7)),
     ),
+    Entry("semidirect-dihedral-4", SemidirectProduct(CyclicRotation(4), Flip()), ((4, 4), (2, 3, 3))),
+    Entry(
+        "semidirect-shifts-and-mirror", SemidirectProduct(CyclicTranslation(3), Flip()), ((3,), (2, 6))
+    ),  # the dihedral group of order 6, along one axis
+    Entry("semidirect-by-sign", SemidirectProduct(CyclicTranslation(3), Flip()) * SignFlip(), ((3,),)),
+    Entry("restricted-rotations", Restricted(Dihedral(4), [1]), ((4, 4), (2, 3, 3))),
+    Entry("restricted-shifts", Restricted(SymmetricGroup(4, dim=1), [[1, 2, 3, 0]]), ((4,), (4, 2))),
+    Entry("conjugated-flattened", Conjugated(Dihedral(4), to_image, from_image, exact=True), ((9,), (2, 9))),
 )
+
+INFINITE = (
+    InfiniteEntry("rotation-8", CyclicRotation(8), (1, 24, 24)),
+    InfiniteEntry("rotation-3", CyclicRotation(3), (2, 24, 20)),
+    InfiniteEntry("dihedral-6", Dihedral(6), (1, 24, 24)),
+    InfiniteEntry("symmetric", SymmetricGroup(5, dim=1), (5, 2)),
+    InfiniteEntry("symmetric-graphs", SymmetricGroup(4, dim=(-2, -1)), (4, 4)),
+    InfiniteEntry("symmetric-huge", SymmetricGroup(20, dim=-1), (20,)),
+    InfiniteEntry("planar", PlanarRotation(), (1, 24, 24)),
+    InfiniteEntry("planar-bicubic-disc", PlanarRotation("bicubic", circular_mask=True), (2, 24, 20)),
+    InfiniteEntry("spatial", SpatialRotation(), (7, 3), tolerance=1e-5),
+    InfiniteEntry("translation", Translation(4.0), (1, 20, 24)),
+    InfiniteEntry("scaling", Scaling(), (1, 24, 24)),
+    InfiniteEntry("permuted-and-turned", SymmetricGroup(5, dim=1) * SpatialRotation(), (5, 3), tolerance=1e-5),
+    InfiniteEntry("turned-colours", PlanarRotation() * CyclicPermutation(3, dim=1), (3, 24, 24)),
+    InfiniteEntry("rigid", SemidirectProduct(Translation(3.0), PlanarRotation(), turn_shift), (1, 24, 24)),
+    InfiniteEntry("restricted-planar", Restricted(PlanarRotation("bicubic"), [[2 * torch.pi / 5]]), (1, 24, 24)),
+    InfiniteEntry("conjugated-points", Conjugated(SpatialRotation(), torch.neg, torch.neg), (7, 3), tolerance=1e-5),
+)
+"""Groups that are not listed element by element, or that interpolate, for the laws of ``invreg.testing``."""
+
+ON_KEYS = OnKeys({"image": CyclicRotation(4), "mask": CyclicRotation(4)})
+"""Acts on inputs of several tensors, which the laws do not draw."""
 
 all_groups = pytest.mark.parametrize("group", [pytest.param(entry.group, id=entry.name) for entry in CATALOGUE])
 """Runs a test on each group."""

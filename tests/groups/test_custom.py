@@ -616,9 +616,14 @@ class TestGroupThatIsNotFinite:
         with pytest.raises(ValueError, match=expected):
             self.group.act(torch.zeros(2, 1, dtype=torch.float64), x)
 
-    def test_cannot_be_a_factor(self):
+    def test_can_be_a_factor(self):
+        x = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+        group = SignFlip() * self.group
+        assert group.element_shape == (2,)
+        g = torch.tensor([1, math.pi / 2], dtype=torch.float64)
+        assert_linear(group.act(g, x), torch.tensor([[0.0, -1.0], [2.0, 0.0]], dtype=torch.float64))
         with pytest.raises(TypeError, match="unsupported operand"):
-            SignFlip() * self.group
+            self.group * 3
 
 
 def test_all_symmetric_groups_up_to_four_have_all_permutations():

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import invreg.groups
-from invreg.groups import CyclicPermutation, CyclicRotation, DirectProduct, FiniteGroup, Flip, SignFlip, Trivial
+from invreg.groups import CyclicPermutation, CyclicRotation, DirectProduct, FiniteGroup, Flip, Group, SignFlip, Trivial
 from invreg.groups.custom import ActionGroup
 from invreg.groups.positions import PositionGroup
 from tests.groups import catalogue
-from tests.groups.catalogue import CATALOGUE, S3, Shape, all_cases, all_groups
+from tests.groups.catalogue import CATALOGUE, INFINITE, ON_KEYS, S3, Shape, all_cases, all_groups
 from tests.tolerances import assert_exact, assert_linear
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -376,21 +376,28 @@ def test_action_law(law, group, shape):
 
 
 def public_groups() -> set[type]:
-    """Every class in ``invreg.groups`` that a user can make a finite group of."""
+    """Every class in ``invreg.groups`` that a user can make a group of."""
     modules = [importlib.import_module(f"invreg.groups.{m.name}") for m in pkgutil.iter_modules(invreg.groups.__path__)]
     return {
         thing
         for module in (invreg.groups, *modules)
         for name, thing in inspect.getmembers(module, inspect.isclass)
-        if issubclass(thing, FiniteGroup) and not inspect.isabstract(thing) and not name.startswith("_")
-        if thing.transform is not FiniteGroup.transform  # others leave it to subclasses to say how they act
+        if issubclass(thing, Group) and not inspect.isabstract(thing) and not name.startswith("_")
+        # Others leave it to subclasses to say how they act.
+        if not issubclass(thing, FiniteGroup) or thing.transform is not FiniteGroup.transform
     }
+
+
+def public_class(group: Group) -> type:
+    """The class that a user made it of; a product of finite groups has one of its own below that."""
+    public = (base for base in type(group).__mro__ if not base.__name__.startswith("_"))
+    return next(base for base in public if not inspect.isabstract(base))
 
 
 def test_every_public_group_is_in_the_catalogue():
     found = public_groups()
     assert {CyclicRotation, ActionGroup, DirectProduct} <= found  # the search itself finds something
-    assert found == {type(entry.group) for entry in CATALOGUE}
+    assert found == {public_class(entry.group) for entry in (*CATALOGUE, *INFINITE)} | {public_class(ON_KEYS)}
 
 
 def test_names_in_the_catalogue_differ_and_each_group_has_shapes():

@@ -165,9 +165,9 @@ def test_quarter_turns_refuse_images_that_are_not_square(group):
 
 
 @pytest.mark.parametrize("family", [CyclicRotation, Dihedral])
-@pytest.mark.parametrize("order", [0, 3, 8, -1])
+@pytest.mark.parametrize("order", [0, -1, 1.5])
 def test_other_orders_are_refused(family, order):
-    expected = rf"{family.__name__} takes the orders 1, 2 and 4, whose turns only move pixels: got {order}\."
+    expected = rf"{family.__name__} takes an order of 1 or more: got {order}\."
     with pytest.raises(ValueError, match=expected):
         family(order)
 

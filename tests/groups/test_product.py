@@ -116,7 +116,8 @@ def test_factors_that_do_not_commute_are_refused_when_made(first, second):
     expected = (
         rf"^{re.escape(repr(first))} \* {re.escape(repr(second))} is no direct product, whose two actions must "
         r"commute: element 1 of the first and element 1 of the second do not, on samples of shape \([0-9, ]+\)\. "
-        r"Rotations and mirrors together are Dihedral; for other pairs list the actions in FiniteGroup\.from_actions\.$"
+        r"Rotations and mirrors together are Dihedral; if the second takes the first's elements to one another, take "
+        r"SemidirectProduct; for other pairs list the actions in FiniteGroup\.from_actions\.$"
     )
     with pytest.raises(ValueError, match=expected):
         first * second

@@ -1,0 +1,117 @@
+"""How are images read between their pixels?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from invreg.groups.transformations import Transformations
+
+Mode = Literal["bilinear", "bicubic", "nearest"]
+"""How to read between pixels; ``"nearest"`` makes no new values and suits masks."""
+
+_REACH = {"bilinear": 1, "bicubic": 2, "nearest": 1}
+"""How many pixels beyond an edge are read for a position within the image."""
+
+
+def check_mode(group: object, mode: str) -> None:
+    """Raises unless images can be read in this mode."""
+    if mode not in _REACH:
+        raise ValueError(f"{type(group).__name__} takes as mode one of {list(_REACH)}: got {mode!r}.")
+
+
+def check_images(group: Transformations, x: Tensor, mode: str) -> None:
+    """Raises unless ``x`` are images between whose pixels one can read."""
+    if x.ndim < 3:
+        raise ValueError(f"{group!r} acts on images, tensors of shape (N, ..., H, W): got {tuple(x.shape)}.")
+    if mode != "nearest" and not x.is_floating_point():
+        raise ValueError(
+            f"{group!r} interpolates between pixels, which must be floating point: got {x.dtype}. Use x.float(), or "
+            'mode="nearest" for masks.'
+        )
+
+
+def read_affine(x: Tensor, matrix: Tensor, mode: Mode) -> Tensor:
+    """Reads images at positions that a linear map gives, about the middle of the image; zero outside.
+
+    Args:
+        x: Images, shape ``(N, ..., H, W)``.
+        matrix: Shape ``(2, 2)`` or ``(N, 2, 2)``, float64: takes where a pixel is, ``(right, down)`` from the middle in
+            pixels, to where it is read.
+        mode: How to read between pixels.
+
+    Returns:
+        Same shape and dtype as ``x``.
+    """
+    dtype = _coordinate_dtype(x)
+    right, down = (_centred(size, dtype, x.device) for size in (x.shape[-1], x.shape[-2]))
+    matrix = matrix.to(x.device, dtype).view(-1, 2, 2, 1)
+    return _read_at(x, (matrix[:, :, 0] * right)[:, :, None], (matrix[:, :, 1] * down)[..., None], mode)
+
+
+def read_shifted(x: Tensor, shift: Tensor, mode: Mode) -> Tensor:
+    """Reads images whose content has moved, with wrap-around.
+
+    Args:
+        x: Images, shape ``(N, ..., H, W)``.
+        shift: How many pixels down and to the right, shape ``(2,)`` or ``(N, 2)``, float64.
+        mode: How to read between pixels.
+
+    Returns:
+        Same shape and dtype as ``x``.
+    """
+    dtype = _coordinate_dtype(x)
+    height, width = x.shape[-2:]
+    down, right = shift.to(x.device).view(-1, 2, 1).unbind(1)
+    # Wrapped in float64, so that a shift by many pixels keeps its fraction.
+    by_column, by_row = (
+        (torch.arange(size, dtype=torch.float64, device=x.device) - moved).remainder(size).to(dtype) - (size - 1) / 2
+        for size, moved in ((width, right), (height, down))
+    )
+    zeros = torch.zeros((), dtype=dtype, device=x.device)
+    by_column = torch.stack([by_column, zeros.expand_as(by_column)], 1)[:, :, None]
+    by_row = torch.stack([zeros.expand_as(by_row), by_row], 1)[..., None]
+    return _read_at(x, by_column, by_row, mode, margin=_REACH[mode])
+
+
+def _read_at(x: Tensor, by_column: Tensor, by_row: Tensor, mode: Mode, margin: int = 0) -> Tensor:
+    """Reads images at positions that are the sum of a part for each column and one for each row; zero outside.
+
+    Args:
+        x: Images, shape ``(N, ..., H, W)``.
+        by_column: Shape ``(N or 1, 2, 1, W)``: pixels to the right and down from the middle.
+        by_row: Shape ``(N or 1, 2, H, 1)``, likewise.
+        mode: How to read between pixels.
+        margin: How many pixels from the other edge to put beyond each edge first.
+
+    Returns:
+        Same shape and dtype as ``x``.
+    """
+    height, width = x.shape[-2:]
+    images = x.reshape(len(x), -1, height, width).to(by_row.dtype)
+    if margin:
+        images = _wrapped(_wrapped(images, -2, margin), -1, margin)
+    scale = torch.tensor([2 / images.shape[-1], 2 / images.shape[-2]], dtype=by_row.dtype, device=x.device)
+    # One sum, with the axis of the pairs before the pixels: writing pairs one by one takes as long as the reading.
+    pairs = by_column * scale.view(2, 1, 1) + by_row * scale.view(2, 1, 1)
+    grid = pairs.permute(0, 2, 3, 1).expand(len(x), height, width, 2)
+    return F.grid_sample(images, grid, mode, align_corners=False).to(x.dtype).reshape(x.shape)
+
+
+def _wrapped(images: Tensor, dim: int, margin: int) -> Tensor:
+    """The images with a margin at both ends of an axis, taken from the other end."""
+    size = images.shape[dim]
+    return images.index_select(dim, torch.arange(-margin, size + margin, device=images.device) % size)
+
+
+def _coordinate_dtype(x: Tensor) -> torch.dtype:
+    """In which dtype positions and values are computed: float16 could not tell the pixels of a large image apart."""
+    return torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float64
+
+
+def _centred(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The positions along an axis, counted in pixels from its middle."""
+    return torch.arange(size, dtype=dtype, device=device) - (size - 1) / 2

@@ -1,0 +1,205 @@
+"""How does a group act on inputs of several tensors?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invreg.groups.batch import Batch, first_tensor, rebuilt, tensors
+from invreg.groups.contract import FiniteGroup, Group
+
+_LARGEST_TABLE = 200
+"""Up to which order the multiplication tables of finite groups are compared."""
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class OnKeys(Group):
+    """One group that acts on several tensors of an input at once: an image and its mask, a graph's nodes and edges.
+
+    Inputs are mappings, tuples or lists of tensors with one batch axis; those not named stay as they are. An element
+    acts on each tensor as that tensor's own group does, so that all of these must have the same elements and compose
+    them alike: ``PlanarRotation()`` for images goes with ``PlanarRotation("nearest")`` for their masks. A
+    ``FiniteGroup`` if they are. Losses and audits call the model with the whole input; audits make no saliency maps for
+    such inputs.
+
+    Args:
+        groups: The group of each tensor, by its key or, for tuples and lists, its position.
+
+    Raises:
+        TypeError: ``groups`` is no mapping from keys to groups.
+        ValueError: ``groups`` is empty, or its groups have other elements than one another. When it acts: the input
+            lacks a key.
+
+    Example:
+        >>> from invreg import Flip
+        >>> group = OnKeys({"image": Flip(-1), "mask": Flip(-1)})
+        >>> batch = {"image": torch.tensor([[1.0, 2.0]]), "mask": torch.tensor([[0, 1]]), "id": torch.tensor([7])}
+        >>> group.act(torch.tensor(1), batch)
+        {'image': tensor([[2., 1.]]), 'mask': tensor([[1, 0]]), 'id': tensor([7])}
+    """
+
+    _items: tuple[tuple[Any, Group], ...]
+
+    def __init__(self, groups: Mapping[Any, Group]) -> None:
+        if not isinstance(groups, Mapping) or not all(isinstance(group, Group) for group in groups.values()):
+            raise TypeError(f'OnKeys takes a mapping from keys to groups, e.g. {{"image": Flip()}}: got {groups!r}.')
+        if not groups:
+            raise ValueError("OnKeys takes at least one key: got none.")
+        object.__setattr__(self, "_items", tuple(groups.items()))
+        for key, group in groups.items():
+            if not _compose_alike(self._first, group):
+                raise ValueError(
+                    f"OnKeys takes groups with the same elements, composed alike: {self._first!r} under "
+                    f"{self._items[0][0]!r} has others than {group!r} under {key!r}."
+                )
+        if isinstance(self._first, FiniteGroup):
+            object.__setattr__(self, "__class__", _FiniteOnKeys)
+
+    def __repr__(self) -> str:
+        return f"OnKeys({self.groups!r})"
+
+    @property
+    def groups(self) -> dict[Any, Group]:
+        """The group of each tensor."""
+        return dict(self._items)
+
+    @property
+    def element_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # derived, as those below
+        """As of the groups."""
+        return self._first.element_shape
+
+    @property
+    def element_dtype(self) -> torch.dtype:  # type: ignore[override]
+        """As of the groups."""
+        return self._first.element_dtype
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """Whether all actions are exact."""
+        return all(group.exact for _, group in self._items)
+
+    @property
+    def local(self) -> bool:  # type: ignore[override]
+        """As of the groups."""
+        return self._first.local
+
+    @property
+    def identity(self) -> Tensor:
+        """As of the groups."""
+        return self._first.identity
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        """As the groups do; see ``Group.compose``."""
+        self._check_elements(g, h)
+        return self._first.compose(g, h)
+
+    def inverse(self, g: Tensor) -> Tensor:
+        """As the groups do; see ``Group.inverse``."""
+        self._check_elements(g)
+        return self._first.inverse(g)
+
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        """As the first group does; see ``Group.sample``."""
+        return self._first.sample(n, rng)
+
+    def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
+        """As the first group does; see ``Transformations``."""
+        return self._first.sample_non_identity(n, k, rng)
+
+    def act(self, g: Tensor, x: Batch) -> Batch:
+        """Applies one element, or one for each sample, to each tensor that has a group; see ``Transformations.act``.
+
+        Args:
+            g: One element, shape ``element_shape``, or one per sample, shape ``(N, *element_shape)``.
+            x: A mapping, tuple or list of tensors ``(N, ...)``.
+
+        Returns:
+            The same with the tensors transformed; a mapping becomes a dict.
+
+        Raises:
+            TypeError: ``x`` is a tensor, or holds something else than tensors.
+            ValueError: ``x`` lacks a key, or a group cannot act on its tensor.
+        """
+        return self._on_each(x, lambda group, entry: group.act(g, entry), lambda entry: entry)
+
+    def act_on_map(self, g: Tensor, m: Batch) -> Batch:
+        """Lets each group act on its map; see ``Group.act_on_map``."""
+        return self._on_each(m, lambda group, entry: group.act_on_map(g, entry), lambda entry: entry)
+
+    @property
+    def _first(self) -> Group:
+        return self._items[0][1]
+
+    def _on_each(self, x: Batch, action: Any, otherwise: Any) -> Batch:
+        """Applies ``action(group, tensor)`` where there is a group, and ``otherwise(tensor)`` elsewhere."""
+        if not isinstance(x, (Mapping, tuple, list)):
+            raise TypeError(f"{self!r} acts on mappings, tuples and lists of tensors: got {type(x).__name__}.")
+        entries, groups = dict(tensors(x)), self.groups
+        if missing := groups.keys() - entries.keys():
+            raise ValueError(f"{self!r} acts on the keys {list(groups)}: the input has {list(entries)}, no {missing}.")
+        for key, entry in entries.items():
+            if not isinstance(entry, Tensor) or entry.ndim == 0 or len(entry) != len(first_tensor(x)):
+                came = f"shape {tuple(entry.shape)}" if isinstance(entry, Tensor) else type(entry).__name__
+                raise TypeError(f"Inputs must hold tensors (N, ...) with one N: got {came} under {key!r}.")
+        return rebuilt(
+            x, {key: action(groups[key], e) if key in groups else otherwise(e) for key, e in entries.items()}
+        )
+
+    def _check_values(self, g: Tensor) -> None:
+        self._first._check_values(g)
+
+
+class _FiniteOnKeys(FiniteGroup, OnKeys):
+    """The same of finite groups."""
+
+    element_shape = ()
+    element_dtype = torch.int64
+    act = OnKeys.act
+
+    @property
+    def order(self) -> int:  # type: ignore[override]  # derived, where the base class has an attribute
+        """As of the groups."""
+        return self._first_finite.order
+
+    def generators(self) -> Tensor:
+        """As of the groups."""
+        return self._first_finite.generators()
+
+    def transform(self, index: int, x: Batch) -> Batch:
+        """Applies one element to each tensor that has a group."""
+        return self._on_each(x, lambda group, entry: group.transform(index, entry), lambda entry: entry)
+
+    def orbit(self, x: Batch, *, identity: bool = True) -> Batch:
+        """The input under every element, its tensors of shape ``(order, N, ...)``; see ``FiniteGroup.orbit``."""
+        elements = self.order if identity else self.order - 1
+        return self._on_each(
+            x,
+            lambda group, entry: group.orbit(entry, identity=identity),
+            lambda entry: entry.expand(elements, *entry.shape),
+        )
+
+    @property
+    def _first_finite(self) -> FiniteGroup:
+        assert isinstance(self._first, FiniteGroup)
+        return self._first
+
+
+def _compose_alike(a: Group, b: Group) -> bool:
+    """Whether elements of one group are elements of the other, with the same products, as far as can be seen."""
+    if (tuple(a.element_shape), a.element_dtype) != (tuple(b.element_shape), b.element_dtype):
+        return False
+    if isinstance(a, FiniteGroup) != isinstance(b, FiniteGroup):
+        return False
+    if isinstance(a, FiniteGroup) and isinstance(b, FiniteGroup):
+        if a.order != b.order:
+            return False
+        return a.order > _LARGEST_TABLE or torch.equal(a.cayley_table(), b.cayley_table())
+    g, h = a.sample(2, torch.Generator().manual_seed(0))
+    try:
+        return torch.allclose(a.compose(g, h), b.compose(g, h)) and torch.allclose(a.inverse(g), b.inverse(g))
+    except ValueError:
+        return False

@@ -1,0 +1,102 @@
+"""How do points in space turn?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invreg.groups.contract import Group
+from invreg.groups.transformations import device_of
+
+_ORTHOGONAL = 1e-6
+"""How far the product of an element and its transpose may be from the identity."""
+
+
+@dataclass(frozen=True)
+class SpatialRotation(Group):
+    """Rotations in space, SO(3), of coordinates on the last axis: point clouds, velocities, forces.
+
+    An element is a rotation matrix, shape ``(3, 3)``, float64. It acts on inputs ``(N, ..., 3)``, such as points
+    ``(N, P, 3)``, up to rounding.
+
+    Maps say which points matter, and points keep their place in a cloud: ``act_on_map`` leaves maps alone. For that a
+    map must not tell coordinates apart; it has size 1 on the last axis, or lacks it.
+
+    Example:
+        >>> quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        >>> SpatialRotation().act(quarter, torch.tensor([[[1.0, 0.0, 5.0]]]))
+        tensor([[[0., 1., 5.]]])
+    """
+
+    element_shape = (3, 3)
+    element_dtype = torch.float64
+    exact = False
+
+    @property
+    def identity(self) -> Tensor:
+        """The identity matrix."""
+        return torch.eye(3, dtype=torch.float64)
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        """Multiplies the matrices; see ``Group.compose``."""
+        self._check_elements(g, h)
+        return g @ h
+
+    def inverse(self, g: Tensor) -> Tensor:
+        """Transposes the matrices; see ``Group.inverse``."""
+        self._check_elements(g)
+        return g.mT.contiguous()
+
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        """Draws rotations uniformly, by the Haar measure: as unit quaternions with normal parts; see ``Group.sample``.
+
+        Source: Shoemake, "Uniform random rotations", Graphics Gems III (1992).
+        """
+        parts = torch.randn(n, 4, dtype=torch.float64, generator=rng, device=device_of(rng))
+        w, x, y, z = (parts / parts.norm(dim=1, keepdim=True)).unbind(1)
+        rows = (
+            (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+            (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+            (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+        )
+        return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        """Multiplies each point by the matrix, in float32 or wider; see ``Transformations.act``."""
+        self._check_action(g, x)
+        if x.ndim < 2 or x.shape[-1] != 3 or not x.is_floating_point():
+            raise ValueError(
+                f"{self!r} turns points, floating point and of shape (N, ..., 3): got {x.dtype} of shape "
+                f"{tuple(x.shape)}. Move the coordinates to the last axis, e.g. x.mT."
+            )
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        points = x.to(dtype).reshape(len(x), x.shape[1:-1].numel(), 3)
+        with torch.autocast(x.device.type, enabled=False):  # which would round the coordinates
+            return (points @ g.to(x.device, dtype).mT).to(x.dtype).reshape(x.shape)
+
+    def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
+        """Leaves maps alone; see the class.
+
+        Raises:
+            ValueError: The map has three entries on its last axis, one per coordinate.
+        """
+        self._check_action(g, m)
+        if m.ndim > 2 and m.shape[-1] == 3:
+            raise ValueError(
+                f"{self!r} mixes coordinates, so that a map must have one value per point: got shape {tuple(m.shape)}. "
+                "Sum over the last axis: saliency=SaliencyMap(channel_dim=-1, kernel_size=1)."
+            )
+        return m
+
+    def _check_values(self, g: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        identity = torch.eye(3, dtype=g.dtype, device=g.device)
+        turns = ((g @ g.mT - identity).abs().flatten(-2).amax(-1) <= _ORTHOGONAL) & (torch.linalg.det(g) > 0)
+        if not bool(turns.all()):
+            raise ValueError(
+                f"Elements of {self!r} are rotation matrices, orthogonal and of determinant 1: got "
+                + (f"a stack of shape {tuple(g.shape)} in which one is not." if g.ndim > 2 else "one that is not.")
+            )

@@ -1,0 +1,156 @@
+"""How do all permutations act, of which there are too many to list?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from math import factorial
+
+import torch
+from torch import Tensor
+
+from invreg.groups.contract import Group
+from invreg.groups.positions import gather, span
+from invreg.groups.transformations import device_of, draw_non_identity
+
+_MOST_LISTED = 50_000
+"""``elements`` lists up to 8! permutations."""
+
+_MOST_KEYS = 6
+"""Up to 6! permutations are drawn as from a list; among more, the same one is hardly ever drawn twice."""
+
+
+@dataclass(frozen=True)
+class SymmetricGroup(Group):
+    """All permutations of ``n`` entries: the points of a set, the nodes of a graph, the tokens of a sequence.
+
+    An element is a permutation ``g`` of ``0 ... n - 1``, shape ``(n,)``, int64; it moves the entry at position ``i`` to
+    position ``g[i]``. There are ``n!`` of them, so that losses and audits draw some: give them ``samples=``. To run
+    through all of a few, take ``Restricted`` or ``FiniteGroup.from_permutations``.
+
+    Args:
+        n: How many entries are permuted.
+        dim: The axis, or several axes that are permuted together: ``(-2, -1)`` permutes the rows and the columns of
+            an adjacency matrix alike. Each has size ``n``. Not the batch axis.
+
+    Raises:
+        ValueError: ``n`` is below 1, or ``dim`` is 0 or names no axis.
+
+    Example:
+        >>> group = SymmetricGroup(3, dim=1)
+        >>> group.act(torch.tensor([1, 2, 0]), torch.tensor([[10.0, 20.0, 30.0]]))
+        tensor([[30., 10., 20.]])
+        >>> SymmetricGroup(20).order
+        2432902008176640000
+    """
+
+    n: int
+    dim: int | tuple[int, ...] = 1
+
+    exact = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ValueError(f"SymmetricGroup takes the number of entries, 1 or more: got {self.n!r}.")
+        if isinstance(self.dim, list):
+            object.__setattr__(self, "dim", tuple(self.dim))
+        if not self._dims or not all(isinstance(dim, int) for dim in self._dims):
+            raise TypeError(f"SymmetricGroup takes an axis as dim, or a tuple of axes: got {self.dim!r}.")
+        if 0 in self._dims:
+            raise ValueError(f"SymmetricGroup moves entries within a sample: got dim {self.dim}; 0 is the batch axis.")
+
+    @property
+    def element_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # derived, where the base class has an attribute
+        """``(n,)``."""
+        return (self.n,)
+
+    @property
+    def order(self) -> int:
+        """``n!``, the number of permutations."""
+        return factorial(self.n)
+
+    @property
+    def identity(self) -> Tensor:
+        """The permutation ``0 ... n - 1``."""
+        return torch.arange(self.n)
+
+    def elements(self) -> Tensor:
+        """All permutations in lexicographic order, identity first, shape ``(n!, n)``, int64.
+
+        Raises:
+            ValueError: There are more than 50,000.
+        """
+        if self.order > _MOST_LISTED:
+            raise ValueError(
+                f"{self!r} has {self.order} elements, too many to list. Draw some with sample(), or set samples= in a "
+                "loss or an audit."
+            )
+        return torch.tensor(list(permutations(range(self.n))))
+
+    def compose(self, g: Tensor, h: Tensor) -> Tensor:
+        """Position ``i`` goes to ``g[h[i]]``; see ``Group.compose``."""
+        self._check_elements(g, h)
+        g = g.expand_as(g + h)  # so that the stacks have one shape
+        return g.gather(-1, h.expand_as(g))
+
+    def inverse(self, g: Tensor) -> Tensor:
+        """From where each position is reached; see ``Group.inverse``."""
+        self._check_elements(g)
+        return _inverse(g)
+
+    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
+        """Draws permutations uniformly; see ``Group.sample``."""
+        return torch.rand(n, self.n, dtype=torch.float64, generator=rng, device=device_of(rng)).argsort(-1)
+
+    def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
+        """Draws ``k`` different non-identity permutations for each of ``n`` samples; see ``Transformations``."""
+        if not 0 < k < self.order:
+            raise ValueError(
+                f"{self!r} has {self.order - 1} non-identity elements: cannot draw {k} different ones per sample."
+            )
+        if self.n > _MOST_KEYS:
+            return super().sample_non_identity(n, k, rng)
+        indices = draw_non_identity(self.order, n, k, rng)
+        return self.elements().to(indices.device)[indices]
+
+    def act(self, g: Tensor, x: Tensor) -> Tensor:
+        """Permutes along each of the axes, by one gather; see ``Transformations.act``."""
+        self._check_action(g, x)
+        sources = _inverse(g.to(x.device)).view(-1, self.n)
+        for start in self._axes(x):
+            if x.shape[start] != self.n:
+                raise ValueError(
+                    f"{self!r} permutes {self.n} entries along axis {self.dim}: got inputs of shape {tuple(x.shape)}. "
+                    "Set n to the number of entries, or dim to their axis."
+                )
+            x = gather(x, sources, start, start + 1)
+        return x
+
+    def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
+        """Permutes the entries of a map; leaves alone an axis that was summed away (size 1)."""
+        self._check_action(g, m)
+        kept = tuple(axis for axis in self._axes(m) if m.shape[axis] != 1)
+        return SymmetricGroup(self.n, kept).act(g, m) if kept else m
+
+    @property
+    def _dims(self) -> tuple[int, ...]:
+        return self.dim if isinstance(self.dim, tuple) else (self.dim,)
+
+    def _axes(self, x: Tensor) -> list[int]:
+        return [span(self, (dim,), x)[0] for dim in self._dims]
+
+    def _check_values(self, g: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        low, high = g.aminmax() if g.numel() else (0, 0)
+        if not (low >= 0 and high < self.n and bool((_inverse(g) >= 0).all())):
+            raise ValueError(
+                f"Elements of {self!r} are permutations, which hold each of 0 to {self.n - 1} once: got "
+                + (f"a stack of shape {tuple(g.shape)} in which one does not." if g.ndim > 1 else "one that does not.")
+            )
+
+
+def _inverse(g: Tensor) -> Tensor:
+    """The inverse permutations; -1 where no entry comes from, if they are none."""
+    positions = torch.arange(g.shape[-1], device=g.device).expand(g.shape)
+    return torch.full_like(g, -1).scatter(-1, g, positions)
