@@ -182,6 +182,11 @@ def checked_inputs(inputs: Batch) -> Batch:
         if not isinstance(entry, Tensor):
             raise TypeError(f"Inputs of several tensors must hold nothing else: got {type(entry).__name__} at {key!r}.")
         _check_rows(entry)
+        if len(entry) != len(first_tensor(inputs)):
+            raise ValueError(
+                f"Inputs of several tensors must have one N: got shape {tuple(entry.shape)} at {key!r} beside "
+                f"{tuple(first_tensor(inputs).shape)}."
+            )
     return inputs
 
 

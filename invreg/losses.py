@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from invreg.functional import (
     normalized_logit_error,
     orbit_outputs,
 )
-from invreg.groups import IndexedTransformations, SymmetricGroup, Transformations
+from invreg.groups import IndexedTransformations, Transformations
 from invreg.groups.batch import Batch, first_tensor, stack
 
 __all__ = ["InvarianceLoss", "KLInvarianceLoss", "L2InvarianceLoss", "NormalizedL2InvarianceLoss"]
@@ -106,7 +107,7 @@ class InvarianceLoss(nn.Module):
         checked_inputs(inputs)
         if outputs is not None:
             checked_outputs(outputs, len(first_tensor(inputs)))
-        if isinstance(self.group, IndexedTransformations) and self.group.order == 1:
+        if self.group.order == 1:
             some = first_tensor(inputs)
             return some.new_zeros((), dtype=torch.promote_types(some.dtype, torch.float32))
         transformed = orbit_outputs(model, self._transformed(inputs, identity=outputs is None))
@@ -134,6 +135,7 @@ class InvarianceLoss(nn.Module):
         """The inputs under the elements, shape ``(K, N, ...)``, after the inputs themselves if asked for."""
         if self.samples is None:
             assert isinstance(self.group, IndexedTransformations)
+            self.group._check_batch(inputs)
             return self.group.orbit(inputs, identity=identity)
         some = first_tensor(inputs)
         elements = self.group.sample_non_identity(len(some), self.samples, self.rng).to(some.device)
@@ -232,16 +234,17 @@ def check_draw(group: Transformations, samples: int | None, rng: torch.Generator
     if not (rng is None or isinstance(rng, torch.Generator)):
         raise TypeError(f"rng must be a torch.Generator, e.g. torch.Generator().manual_seed(0): got {rng!r}.")
     if samples is None:
-        if not isinstance(group, IndexedTransformations):
+        if group.order > 1 and not isinstance(group, IndexedTransformations):
+            count = "infinitely many" if group.order == inf else group.order
             raise ValueError(
-                f"{group!r} has infinitely many elements, or too many to take all: say how many to draw per sample "
-                "with samples=. Restricted lists those of a finite part."
+                f"{group!r} has {count} elements, which are not listed: say how many to draw per sample with samples=, "
+                "or list those of a finite part by Restricted."
             )
         return
-    most = group.order - 1 if isinstance(group, (IndexedTransformations, SymmetricGroup)) else None
-    if type(samples) is not int or samples < 1 or (most is not None and samples > most):
-        limit = "1 or more" if most is None else f"1 to {most}" if most else "None"
+    most = group.order - 1
+    if type(samples) is not int or samples < 1 or samples > most:
+        limit = "1 or more" if most == inf else f"1 to {most}" if most else "None"
         raise ValueError(
-            f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}. "
-            "None takes all."
+            f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}."
+            + (" None takes all." if isinstance(group, IndexedTransformations) else "")
         )

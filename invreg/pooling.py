@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from invreg.groups import FiniteGroup
+from invreg.groups.batch import Batch, first_tensor, map_tensors
 
 __all__ = ["GroupPooling", "Reduction"]
 
@@ -55,11 +56,11 @@ class GroupPooling(nn.Module):
         self.group = group
         self.reduction = reduction
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Batch) -> Tensor:
         """Pools the layer's outputs over the orbit.
 
         Args:
-            x: Shape ``(N, ...)``.
+            x: Shape ``(N, ...)``, or what else the group acts on and the layer takes (``OnKeys``).
 
         Returns:
             Shape ``(N, ...)``: the shape of the layer's outputs.
@@ -68,7 +69,7 @@ class GroupPooling(nn.Module):
             ValueError: The group cannot act on inputs of this shape, or the layer returned another number of rows.
         """
         outputs = self.layer(expand(x, self.group))
-        return pool(outputs, self.group, self.reduction, rows=self.group.order * x.shape[0])
+        return pool(outputs, self.group, self.reduction, rows=self.group.order * len(first_tensor(x)))
 
     def extra_repr(self) -> str:
         """The settings, for ``print``."""
@@ -82,8 +83,8 @@ def check_pooling(group: FiniteGroup, reduction: str | Reduction) -> None:
         raise ValueError(f"reduction must be one of {list(_REDUCTIONS)} or a callable: got {reduction!r}.")
 
 
-def expand(x: Tensor, group: FiniteGroup) -> Tensor:
-    return group.orbit(x).flatten(0, 1)
+def expand(x: Batch, group: FiniteGroup) -> Batch:
+    return map_tensors(lambda orbit: orbit.flatten(0, 1), group.orbit(x))
 
 
 def pool(outputs: Tensor, group: FiniteGroup, reduction: str | Reduction, rows: int | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from typing_extensions import Self
 
-from invreg.groups import FiniteGroup
+from invreg.groups import FiniteGroup, OnKeys
 from invreg.pooling import Reduction, check_pooling, expand, pool
 from invreg.preserve import preserved
 
@@ -88,6 +88,10 @@ class TiedFirstLayer:
         reduction: Literal["max", "mean"] | Reduction,
     ) -> None:
         check_pooling(group, reduction)
+        if isinstance(group, OnKeys):
+            raise TypeError(
+                f"A layer is tied to a group that acts on one tensor: got {group!r}. Use GroupPooling inside."
+            )
         if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
             raise TypeError(
                 f"model must be a torch.nn.Module whose layers take hooks, so tie it before you script it: "

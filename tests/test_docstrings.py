@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import invreg
-from invreg import functional
+from invreg import functional, testing
 
 PACKAGE = Path(invreg.__file__).parent
 
@@ -26,6 +26,7 @@ def public_objects() -> dict[str, Any]:
     """The classes and functions that users import, by name."""
     found = {name: getattr(invreg, name) for name in invreg.__all__}
     found |= {f"functional.{name}": getattr(functional, name) for name in functional.__all__}
+    found |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__}
     return {name: value for name, value in found.items() if inspect.isclass(value) or inspect.isfunction(value)}
 
 
@@ -80,12 +81,18 @@ def maker_of(docstring: str) -> str | None:
 
 def test_there_is_something_to_check():
     assert {"L2InvarianceLoss", "measure_invariance", "functional.logit_error", "CyclicRotation"} <= OBJECTS.keys()
-    assert {"Transformations.act", "IndexedTransformations.orbit", "SaliencyMap.__call__", "InvarianceReport.from_dict"} <= METHODS.keys()
+    assert {"testing.check_group", "testing.elements", "testing.LawError"} <= OBJECTS.keys()
+    assert {
+        "Transformations.act",
+        "IndexedTransformations.orbit",
+        "SaliencyMap.__call__",
+        "InvarianceReport.from_dict",
+    } <= METHODS.keys()
     assert {"InvarianceLoss.forward", "FiniteGroup.from_actions"} <= METHODS.keys()
 
 
 def test_every_public_name_is_there_and_sorted():
-    for module in (invreg, functional):
+    for module in (invreg, functional, testing):
         assert all(hasattr(module, name) for name in module.__all__)
         assert len(set(module.__all__)) == len(module.__all__)
     assert sorted(invreg.__all__) == invreg.__all__

@@ -20,7 +20,7 @@ from invreg.functional import (
     normalized_logit_error,
     predicted_class,
 )
-from invreg.groups import Group, IndexedTransformations, SymmetricGroup, Transformations, TransformationSet
+from invreg.groups import Group, IndexedTransformations, Transformations, TransformationSet
 from invreg.groups.batch import Batch, first_tensor, map_tensors, tensors
 from invreg.losses import check_draw
 from invreg.preserve import preserved
@@ -36,6 +36,9 @@ _OF_ACTION = ("action_error", "action_logit_error")
 _OF_ELEMENT = (*_ERRORS, "saliency_similarity", "accuracy", "consistency", *_OF_ACTION)
 _OVERALL = (*_OF_ELEMENT, "group_accuracy", "orbit_accuracy")
 """The estimates of a report, by the names of its fields."""
+
+_DRAWN_AT_ONCE = 256
+"""For how many samples elements are drawn at once."""
 
 
 def measure_invariance(
@@ -150,6 +153,7 @@ class _Audit:
         self.saliency_samples = saliency_samples
         self.samples = samples
         self.rng = rng
+        self.drawn = group.sample_non_identity(0, samples, rng) if samples else torch.empty(0, 0)
         self.seen = 0
         self.elements = 0
         self.gap = torch.zeros(2, dtype=torch.float64)
@@ -167,12 +171,14 @@ class _Audit:
         with torch.no_grad():
             # A model that writes into its input must not spoil the data.
             reference = self._outputs(map_tensors(torch.clone, inputs))
-            outputs, of_action = [], []
+            outputs, returned, changes = [], [], []
             for g in elements:
                 moved = self._act(g, inputs)
                 if isinstance(self.group, Group) and not self.group.exact:
-                    of_action.append(self._action_errors(self._act(self.group.inverse(g), moved), g, inputs, reference))
-                outputs.append(self._outputs(moved, g))
+                    back = self._act(self.group.inverse(g), moved)
+                    changes.append(_relative_change(inputs, moved, back))
+                    returned.append(self._outputs(back, g))
+                outputs.append(self._outputs(_apart(moved, inputs), g))
             if any(out.shape != reference.shape for out in outputs):
                 shapes = sorted({tuple(out.shape) for out in (reference, *outputs)})
                 raise ValueError(f"The model must return one shape for inputs of one shape: got {shapes}.")
@@ -182,8 +188,8 @@ class _Audit:
             if labels is not None:
                 labels = _class_indices(labels, reference, predictions)
             self._add_errors(elements, reference, transformed)
-            for name, values in zip(_OF_ACTION, zip(*of_action, strict=True), strict=False):
-                self._add(name, elements, torch.stack(values), of_identity=0.0)
+            if isinstance(self.group, Group) and not self.group.exact:
+                self._add_action_errors(elements, reference, changes, returned)
             self._add_predictions(elements, predictions, transformed, labels)
         left = rows if self.saliency_samples is None else min(self.saliency_samples - self.seen, rows)
         if self.map_method is not None and left > 0:
@@ -217,7 +223,7 @@ class _Audit:
             samples=self.seen,
             elements=self.elements,
             is_group=isinstance(self.group, Group),
-            exhaustive=isinstance(self.group, IndexedTransformations) and self.elements == self.group.order - 1,
+            exhaustive=self.elements == self.group.order - 1,
             saliency=None if self.map_method is None else repr(self.map_method),
             completeness_gap=gap / change if change else None,
             per_element=tuple(per_element),
@@ -227,9 +233,16 @@ class _Audit:
     def _elements(self, rows: int, device: torch.device) -> Tensor:
         """The elements to measure a batch under: ``(K,)``, or ``(K, N, *element_shape)`` if drawn for each sample."""
         if self.samples is None:
-            assert isinstance(self.group, IndexedTransformations)
+            if not isinstance(self.group, IndexedTransformations):  # the identity alone
+                return torch.empty(0, *self.group.element_shape, dtype=self.group.element_dtype)
             return self.group.non_identity_elements()
-        return self.group.sample_non_identity(rows, self.samples, self.rng).to(device)
+        while self.drawn.shape[1] < rows:  # by blocks, so that how data are cut into batches changes nothing
+            self.drawn = torch.cat([self.drawn, self._draw(_DRAWN_AT_ONCE, self.samples)], 1)
+        drawn, self.drawn = self.drawn[:, :rows], self.drawn[:, rows:]
+        return drawn.to(device)
+
+    def _draw(self, rows: int, samples: int) -> Tensor:
+        return self.group.sample_non_identity(rows, samples, self.rng)
 
     def _act(self, element: Tensor, inputs: Batch) -> Batch:
         try:
@@ -277,9 +290,19 @@ class _Audit:
             values = error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1))
             self._add(name, elements, values.view(transformed.shape[:2]), of_identity=0.0)
 
-    def _action_errors(self, back: Batch, g: Tensor, inputs: Batch, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """How far inputs moved and moved back are from the inputs, and the outputs at them from ``reference``."""
-        return _relative_change(inputs, back), logit_error(reference, self._outputs(back, g))
+    def _add_action_errors(
+        self, elements: Tensor, reference: Tensor, changes: list[Tensor], returned: list[Tensor]
+    ) -> None:
+        """Adds how far inputs moved and moved back are from the inputs, and the outputs at them from ``reference``."""
+        none = reference.new_empty(0, len(reference))
+        self._check_finite(
+            "Inputs", elements, none.new_zeros(len(reference)), torch.stack([*changes]) if changes else none
+        )
+        outputs = torch.stack(returned) if returned else reference[None, :][:0]
+        self._check_finite("The model's outputs at inputs moved and moved back", elements, reference, outputs)
+        errors = [logit_error(reference, output) for output in returned]
+        for name, values in (("action_error", changes), ("action_logit_error", errors)):
+            self._add(name, elements, torch.stack(values) if values else none, of_identity=0.0)
 
     def _add_predictions(
         self, elements: Tensor, predictions: Tensor, transformed: Tensor, labels: Tensor | None
@@ -294,7 +317,7 @@ class _Audit:
         self._add_over_samples("accuracy", accuracy)
         self._add_by_element("accuracy", elements, by_element)
         # The identity is one of the group's elements: 1 of `order`, or none of infinitely many.
-        weight = 1 / self.group.order if isinstance(self.group, (IndexedTransformations, SymmetricGroup)) else 0.0
+        weight = 1 / self.group.order
         average = by_element.mean(0) if len(elements) else accuracy
         self._add_over_samples("group_accuracy", weight * accuracy + (1 - weight) * average)
         self._add_over_samples("orbit_accuracy", _share(at_identity & right.all(0), 1))
@@ -379,16 +402,26 @@ def _shape(inputs: Batch) -> Any:
     return shapes.get(None, shapes)
 
 
-def _relative_change(inputs: Batch, back: Batch) -> Tensor:
-    """The norm of the difference relative to that of the inputs, over all floating-point tensors; shape ``(N,)``."""
-    pairs = [
-        (a.double().flatten(1), b.double().flatten(1))
-        for (_, a), (_, b) in zip(tensors(inputs), tensors(back), strict=True)
-        if a.is_floating_point()
-    ]
-    difference, norm = (torch.cat(parts, 1).norm(dim=1) for parts in ([a - b for a, b in pairs], [a for a, _ in pairs]))
-    change: Tensor = difference / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-    return change
+def _apart(moved: Batch, inputs: Batch) -> Batch:
+    """What shares no memory with the inputs, which a model that writes into its own must not spoil."""
+    memory = {tensor.untyped_storage().data_ptr() for _, tensor in tensors(inputs)}
+    return map_tensors(lambda t: t.clone() if t.untyped_storage().data_ptr() in memory else t, moved)
+
+
+def _relative_change(inputs: Batch, moved: Batch, back: Batch) -> Tensor:
+    """The norm of ``back - inputs`` relative to that of the inputs, or of ``moved`` for inputs of zeros; ``(N,)``."""
+    rows, between, returned = (_rows(batch) for batch in (inputs, moved, back))
+    norm = rows.norm(dim=1)
+    norm = torch.where(norm == 0, between.norm(dim=1), norm)
+    change = (returned - rows).norm(dim=1) / norm
+    return torch.where(norm == 0, 0.0, change)
+
+
+def _rows(batch: Batch) -> Tensor:
+    """All floating-point entries of each sample, or all entries if there are no such; ``(N, entries)``, float64."""
+    found = [tensor for _, tensor in tensors(batch)]
+    floating = [tensor for tensor in found if tensor.is_floating_point()]
+    return torch.cat([tensor.double().flatten(1) for tensor in floating or found], 1)
 
 
 def _share(hits: Tensor, start_dim: int) -> Tensor:

@@ -160,6 +160,7 @@ class InvarianceReport:
 
     def __str__(self) -> str:
         how = "all" if self.exhaustive else "drawn for each sample"
+        noun = "non-identity element" if self.is_group else "transform"
         whole = "group" if self.is_group else "set"
         every = "every element" if self.exhaustive else "every element drawn"
         rows = (
@@ -176,7 +177,7 @@ class InvarianceReport:
         )
         lines = [
             f"Invariance of {self.model} to {self.group}" + ("" if self.is_group else ", which is no group"),
-            f"{_count(self.samples, 'sample')}, each under {_count(self.elements, 'non-identity element')} ({how}); "
+            f"{_count(self.samples, 'sample')}, each under {_count(self.elements, noun)} ({how}); "
             "value ± standard error over samples" + ("; no labels" if self.accuracy is None else ""),
             "",
             *_table([(label, str(value), note) for label, value, note in rows if value is not None]),

@@ -130,8 +130,8 @@ class Translation(_ContinuousGroup):
 
     def __post_init__(self) -> None:
         check_mode(self, self.mode)
-        if not 0 < self.max_shift < inf:
-            raise ValueError(f"Translation takes max_shift in pixels, more than 0: got {self.max_shift!r}.")
+        if not isinstance(self.max_shift, (int, float)) or not 0 < self.max_shift < inf:
+            raise ValueError(f"Translation takes max_shift in pixels, more than 0 and finite: got {self.max_shift!r}.")
 
     @property
     def identity(self) -> Tensor:
@@ -189,8 +189,8 @@ class Scaling(_ContinuousGroup):
 
     def __post_init__(self) -> None:
         check_mode(self, self.mode)
-        if not 1 < self.max_factor < inf:
-            raise ValueError(f"Scaling takes a max_factor above 1: got {self.max_factor!r}.")
+        if not isinstance(self.max_factor, (int, float)) or not 1 < self.max_factor < inf:
+            raise ValueError(f"Scaling takes a max_factor above 1 and finite: got {self.max_factor!r}.")
 
     @property
     def identity(self) -> Tensor:
@@ -229,4 +229,4 @@ def _disc(x: Tensor) -> Tensor:
     """Which pixels lie in the largest circle about the middle, shape ``(H, W)``."""
     height, width = x.shape[-2:]
     down, right = (torch.arange(size, device=x.device) - (size - 1) / 2 for size in (height, width))
-    return down[:, None] ** 2 + right**2 <= (min(height, width) / 2) ** 2
+    return down[:, None] ** 2 + right**2 <= ((min(height, width) - 1) / 2) ** 2 + 1e-6  # so that edges are not crossed

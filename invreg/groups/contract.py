@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 _MOST_DRAWS = 10_000
 """How often an element is drawn anew before there are thought to be no others."""
 
+_COMPILED_DRAWS = 16
+"""The same in compiled code, which cannot stop when it is done."""
+
 
 class Group(Transformations):
     """A group of transformations together with its left action on batches.
@@ -103,21 +106,24 @@ class Group(Transformations):
 
     def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws ``k`` different non-identity elements for each of ``n`` samples; see ``Transformations``."""
-        # Sample after sample, so that how data are cut into batches does not change what is drawn for each.
+        if k < 1:
+            raise ValueError(f"{self!r} draws 1 or more elements per sample: got {k}.")
         drawn = self.sample(n * k, rng).view(n, k, *self.element_shape).transpose(0, 1).contiguous()
+        if self.element_dtype.is_floating_point:  # one of uncountably many, never drawn twice nor the identity
+            return drawn
         taken = self.identity.to(drawn.device).expand(1, n, *self.element_shape)
-        for j, row in enumerate(drawn):
-            for _ in range(_MOST_DRAWS):
+        compiling = torch.compiler.is_compiling()  # when it cannot be seen whether another draw is needed
+        for row in drawn:
+            for _ in range(_COMPILED_DRAWS if compiling else _MOST_DRAWS):
                 again = (taken == row).reshape(len(taken), n, prod(self.element_shape)).all(2).any(0)
-                if not again.any():
+                if not compiling and not again.any():
                     break
-                row[again] = self.sample(int(again.sum()), rng)
+                row = torch.where(again.view(n, *[1] * len(self.element_shape)), self.sample(n, rng), row)
             else:
-                raise ValueError(
-                    f"{self!r} has too few elements to draw {k} different ones, none of them the identity."
-                )
-            taken = torch.cat([taken, drawn[j : j + 1]])
-        return drawn
+                if not compiling:
+                    raise ValueError(f"{self!r} has too few elements to draw {k} others than the identity.")
+            taken = torch.cat([taken, row[None]])
+        return taken[1:]
 
     def __mul__(self, other: Group) -> Group:
         """The direct product, where the two actions commute; see ``DirectProduct``."""

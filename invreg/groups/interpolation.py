@@ -13,7 +13,7 @@ from invreg.groups.transformations import Transformations
 Mode = Literal["bilinear", "bicubic", "nearest"]
 """How to read between pixels; ``"nearest"`` makes no new values and suits masks."""
 
-_REACH = {"bilinear": 1, "bicubic": 2, "nearest": 1}
+_REACH: dict[str, int] = {"bilinear": 1, "bicubic": 2, "nearest": 1}
 """How many pixels beyond an edge are read for a position within the image."""
 
 
@@ -47,9 +47,10 @@ def read_affine(x: Tensor, matrix: Tensor, mode: Mode) -> Tensor:
         Same shape and dtype as ``x``.
     """
     dtype = _coordinate_dtype(x)
-    right, down = (_centred(size, dtype, x.device) for size in (x.shape[-1], x.shape[-2]))
-    matrix = matrix.to(x.device, dtype).view(-1, 2, 2, 1)
-    return _read_at(x, (matrix[:, :, 0] * right)[:, :, None], (matrix[:, :, 1] * down)[..., None], mode)
+    height, width = x.shape[-2:]
+    right, down = (torch.arange(-(size - 1) / 2, size / 2, dtype=dtype, device=x.device) for size in (width, height))
+    matrix = matrix.to(x.device, dtype).view(-1, 2, 2, 1, 1)
+    return _read_at(x, matrix[:, :, 0] * right, matrix[:, :, 1] * down[:, None], mode)
 
 
 def read_shifted(x: Tensor, shift: Tensor, mode: Mode) -> Tensor:
@@ -71,9 +72,8 @@ def read_shifted(x: Tensor, shift: Tensor, mode: Mode) -> Tensor:
         (torch.arange(size, dtype=torch.float64, device=x.device) - moved).remainder(size).to(dtype) - (size - 1) / 2
         for size, moved in ((width, right), (height, down))
     )
-    zeros = torch.zeros((), dtype=dtype, device=x.device)
-    by_column = torch.stack([by_column, zeros.expand_as(by_column)], 1)[:, :, None]
-    by_row = torch.stack([zeros.expand_as(by_row), by_row], 1)[..., None]
+    by_column = torch.stack([by_column, torch.zeros_like(by_column)], 1)[:, :, None]
+    by_row = torch.stack([torch.zeros_like(by_row), by_row], 1)[..., None]
     return _read_at(x, by_column, by_row, mode, margin=_REACH[mode])
 
 
@@ -91,14 +91,31 @@ def _read_at(x: Tensor, by_column: Tensor, by_row: Tensor, mode: Mode, margin: i
         Same shape and dtype as ``x``.
     """
     height, width = x.shape[-2:]
-    images = x.reshape(len(x), -1, height, width).to(by_row.dtype)
+    if mode == "nearest":
+        return _read_nearest(x, by_column, by_row, wrap=margin > 0)
+    images = x.reshape(len(x), x.shape[1:-2].numel(), height, width).to(by_row.dtype)
     if margin:
         images = _wrapped(_wrapped(images, -2, margin), -1, margin)
-    scale = torch.tensor([2 / images.shape[-1], 2 / images.shape[-2]], dtype=by_row.dtype, device=x.device)
+    scale = torch.tensor([2 / images.shape[-1], 2 / images.shape[-2]], dtype=by_row.dtype, device=x.device).view(
+        2, 1, 1
+    )
     # One sum, with the axis of the pairs before the pixels: writing pairs one by one takes as long as the reading.
-    pairs = by_column * scale.view(2, 1, 1) + by_row * scale.view(2, 1, 1)
-    grid = pairs.permute(0, 2, 3, 1).expand(len(x), height, width, 2)
+    grid = (by_column * scale + by_row * scale).permute(0, 2, 3, 1).expand(len(x), height, width, 2)
     return F.grid_sample(images, grid, mode, align_corners=False).to(x.dtype).reshape(x.shape)
+
+
+def _read_nearest(x: Tensor, by_column: Tensor, by_row: Tensor, *, wrap: bool) -> Tensor:
+    """Reads the nearest pixels, whatever their dtype; arguments as in ``_read_at``."""
+    height, width = x.shape[-2:]
+    columns, rows = (by_column + by_row).unbind(1)
+    rows, columns = ((p + (size - 1) / 2).round().long() for p, size in ((rows, height), (columns, width)))
+    if wrap:
+        rows, columns = rows % height, columns % width
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    shape = (len(index), *[1] * (x.ndim - 3), height * width)
+    values = x.flatten(-2).gather(-1, index.view(shape).expand(*x.shape[:-2], height * width)).view(x.shape)
+    return torch.where(inside.view(len(index), *[1] * (x.ndim - 3), height, width), values, 0).to(x.dtype)
 
 
 def _wrapped(images: Tensor, dim: int, margin: int) -> Tensor:
@@ -110,8 +127,3 @@ def _wrapped(images: Tensor, dim: int, margin: int) -> Tensor:
 def _coordinate_dtype(x: Tensor) -> torch.dtype:
     """In which dtype positions and values are computed: float16 could not tell the pixels of a large image apart."""
     return torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float64
-
-
-def _centred(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The positions along an axis, counted in pixels from its middle."""
-    return torch.arange(size, dtype=dtype, device=device) - (size - 1) / 2

@@ -83,6 +83,11 @@ class OnKeys(Group):
         return all(group.exact for _, group in self._items)
 
     @property
+    def order(self) -> float:  # type: ignore[override]
+        """As of the groups."""
+        return self._first.order
+
+    @property
     def local(self) -> bool:  # type: ignore[override]
         """As of the groups."""
         return self._first.local
@@ -122,32 +127,46 @@ class OnKeys(Group):
 
         Raises:
             TypeError: ``x`` is a tensor, or holds something else than tensors.
-            ValueError: ``x`` lacks a key, or a group cannot act on its tensor.
+            ValueError: ``x`` lacks a key, its tensors have different numbers of rows, or a group cannot act on its own.
         """
-        return self._on_each(x, lambda group, entry: group.act(g, entry), lambda entry: entry)
+        self._check_action(g, x)
+        return self._on_each(x, lambda group, entry: group.act(g, entry))
 
     def act_on_map(self, g: Tensor, m: Batch) -> Batch:
         """Lets each group act on its map; see ``Group.act_on_map``."""
-        return self._on_each(m, lambda group, entry: group.act_on_map(g, entry), lambda entry: entry)
+        self._check_action(g, m)
+        return self._on_each(m, lambda group, entry: group.act_on_map(g, entry))
 
     @property
     def _first(self) -> Group:
         return self._items[0][1]
 
-    def _on_each(self, x: Batch, action: Any, otherwise: Any) -> Batch:
+    def _on_each(self, x: Batch, action: Any, otherwise: Any = lambda entry: entry) -> Batch:
         """Applies ``action(group, tensor)`` where there is a group, and ``otherwise(tensor)`` elsewhere."""
+        groups = self.groups
+        return rebuilt(x, {key: action(groups[key], e) if key in groups else otherwise(e) for key, e in tensors(x)})
+
+    def _check_batch(self, x: Batch) -> Tensor:
         if not isinstance(x, (Mapping, tuple, list)):
-            raise TypeError(f"{self!r} acts on mappings, tuples and lists of tensors: got {type(x).__name__}.")
-        entries, groups = dict(tensors(x)), self.groups
-        if missing := groups.keys() - entries.keys():
-            raise ValueError(f"{self!r} acts on the keys {list(groups)}: the input has {list(entries)}, no {missing}.")
+            raise TypeError(
+                f"{self!r} acts on mappings, tuples and lists of tensors: got {type(x).__name__}. A loader yields them "
+                "as (inputs, labels) or (inputs,)."
+            )
+        entries = dict(tensors(x))
+        if missing := [key for key in self.groups if key not in entries]:
+            raise ValueError(
+                f"{self!r} acts on the keys {list(self.groups)}: the input has {list(entries)}, no {missing[0]!r}."
+            )
+        some = first_tensor(x)
         for key, entry in entries.items():
-            if not isinstance(entry, Tensor) or entry.ndim == 0 or len(entry) != len(first_tensor(x)):
-                came = f"shape {tuple(entry.shape)}" if isinstance(entry, Tensor) else type(entry).__name__
-                raise TypeError(f"Inputs must hold tensors (N, ...) with one N: got {came} under {key!r}.")
-        return rebuilt(
-            x, {key: action(groups[key], e) if key in groups else otherwise(e) for key, e in entries.items()}
-        )
+            if not isinstance(entry, Tensor):
+                raise TypeError(f"Inputs must hold tensors and nothing else: got {type(entry).__name__} at {key!r}.")
+            if entry.ndim == 0 or len(entry) != len(some):
+                raise ValueError(
+                    f"Inputs must hold tensors (N, ...) with one N: got shape {tuple(entry.shape)} at {key!r} beside "
+                    f"{tuple(some.shape)}."
+                )
+        return some
 
     def _check_values(self, g: Tensor) -> None:
         self._first._check_values(g)
@@ -171,10 +190,11 @@ class _FiniteOnKeys(FiniteGroup, OnKeys):
 
     def transform(self, index: int, x: Batch) -> Batch:
         """Applies one element to each tensor that has a group."""
-        return self._on_each(x, lambda group, entry: group.transform(index, entry), lambda entry: entry)
+        return self._on_each(x, lambda group, entry: group.transform(index, entry))
 
     def orbit(self, x: Batch, *, identity: bool = True) -> Batch:
         """The input under every element, its tensors of shape ``(order, N, ...)``; see ``FiniteGroup.orbit``."""
+        self._check_batch(x)
         elements = self.order if identity else self.order - 1
         return self._on_each(
             x,

@@ -69,12 +69,13 @@ class _ImageSymmetry(FiniteGroup):
         return torch.stack([_quarter_turned(x, turn * 4 // self.rotations, mirrored) for mirrored, turn in turns])
 
     def _interpolate(self, g: Tensor, x: Tensor) -> Tensor:
-        check_images(self, x, "bilinear")
-        angle = (g % self.rotations) * (2 * pi / self.rotations)
-        return read_affine(x, reading_matrix(angle.double(), mirrored=g >= self.rotations), "bilinear")
+        angle = (g % self.rotations).double() * (2 * pi / self.rotations)
+        return read_affine(x, reading_matrix(angle, mirrored=g >= self.rotations), "bilinear")
 
     def _span(self, x: Tensor) -> tuple[int, int]:
         start, stop = span(self, _PLANE, x)
+        if not self.exact:
+            check_images(self, x, "bilinear")
         if self.rotations == 4 and x.shape[-2] != x.shape[-1]:
             raise ValueError(
                 f"{self!r} turns square images: got images of shape {tuple(x.shape[-2:])}. Pad or crop them to a "
@@ -196,8 +197,11 @@ def reading_matrix(angle: Tensor, mirrored: Tensor | None = None) -> Tensor:
         Shape ``(*angle.shape, 2, 2)``, for ``read_affine``.
     """
     cosine, sine = angle.cos(), angle.sin()
-    side = torch.ones_like(angle) if mirrored is None else 1 - 2 * mirrored.to(angle.dtype)
-    return torch.stack([torch.stack([side * cosine, -side * sine], -1), torch.stack([sine, cosine], -1)], -2)
+    right, down = (cosine, -sine), (sine, cosine)
+    if mirrored is not None:
+        side = 1 - 2 * mirrored.to(angle.dtype)
+        right = (side * cosine, -side * sine)
+    return torch.stack([*right, *down], -1).view(*angle.shape, 2, 2)
 
 
 def _quarter_turned(x: Tensor, quarters: int, mirrored: int) -> Tensor:

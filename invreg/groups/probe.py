@@ -37,7 +37,7 @@ def smooth_values(sample_shape: Sequence[int]) -> Tensor:
             if size > _SHORT:
                 steps = (torch.arange(size, dtype=torch.float64) + 0.5) / size
                 frequency, phase = torch.rand(2, dtype=torch.float64, generator=rng)
-                along = (2 * pi * (1.5 * frequency * steps + phase)).cos() * (pi * steps).sin() ** 4
+                along = (2 * pi * (1.5 * frequency * steps + phase)).cos() * (pi * steps).sin() ** 8
             else:
                 along = torch.randn(size, dtype=torch.float64, generator=rng)
             wave = wave * along.view(-1, *[1] * (x.ndim - axis - 1))
@@ -45,9 +45,9 @@ def smooth_values(sample_shape: Sequence[int]) -> Tensor:
     return waves
 
 
-def probe_shapes(sizes: Iterable[int] = ()) -> Iterator[tuple[int, ...]]:
-    """Shapes of samples that most actions take: three, two or one axes, of a usual size or one of ``sizes``."""
-    for side in (_SIDE, *sizes):
-        for shape in ((side,) * 3, (side, _SIDE, _SIDE), (side,) * 2, (side,), (side, 1, 1)):
+def probe_shapes(sizes: Iterable[int] = (), side: int = _SIDE) -> Iterator[tuple[int, ...]]:
+    """Shapes of samples that most actions take: three, two or one axes, of size ``side`` or one of ``sizes``."""
+    for size in (side, *sizes):
+        for shape in ((size, side, side), (size,) * 3, (size,) * 2, (size, 3), (size,), (size, 1, 1)):
             if prod(shape) <= _MAX_ENTRIES:
                 yield shape

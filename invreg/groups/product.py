@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from invreg.groups.contract import FiniteGroup, Group
+from invreg.groups.keys import OnKeys
 from invreg.groups.probe import distinct_values, probe_shapes, smooth_values
+
+_LARGE_SIDE = 96
+"""Of images for actions that interpolate."""
 
 _ROUNDING = 1e-9
 """How far float64 rounding may move what exact actions give, relative to the norm of the sample."""
@@ -29,7 +33,7 @@ class _Product(Group):
         """The element of ``first`` that acts as ``h``, ``n`` and the inverse of ``h`` do, from last to first."""
 
     @abstractmethod
-    def _no_relation(self, h: Tensor, n: Tensor, shape: Sequence[int]) -> str:
+    def _no_relation(self, h: Tensor, n: Tensor, shape: Sequence[int] | str) -> str:
         """What is wrong where ``_conjugate`` does not say what these elements do."""
 
     @property
@@ -51,6 +55,11 @@ class _Product(Group):
     def local(self) -> bool:  # type: ignore[override]
         """Whether one of the groups is local."""
         return self.first.local or self.second.local
+
+    @property
+    def order(self) -> float:  # type: ignore[override]
+        """Number of pairs."""
+        return self.first.order * self.second.order
 
     @property
     def identity(self) -> Tensor:
@@ -104,32 +113,47 @@ class _Product(Group):
         return torch.cat([part.to(self.element_dtype) for part in parts], -1)
 
     def _check_values(self, g: Tensor) -> None:
-        if not torch.compiler.is_compiling():
-            first, second = self._split(g)
-            self.first._check_values(first)
-            self.second._check_values(second)
+        if torch.compiler.is_compiling():
+            return
+        first, second = self._split(g)
+        if not torch.equal(self._join(first, second), g):
+            raise ValueError(f"Elements of {self!r} hold finite numbers, whole ones where its factors do: got others.")
+        self.first._check_values(first)
+        self.second._check_values(second)
 
     def _check_parts(self) -> None:
         """Raises unless both are groups that act together, as far as shows on samples of the usual shapes."""
-        for group in (self.first, self.second):
-            if not isinstance(group, Group):
-                raise TypeError(f"A product is made of two groups: got {group!r}.")
-        for shape in probe_shapes(size for group in (self.first, self.second) for size in _sizes(group)):
+        for h in _some_elements(self.second):
+            for n in _some_elements(self.first):
+                self.first._check_elements(self._conjugate(h, n))
+        for shape in _probe_shapes(self):
             try:
                 conflict = self._find_conflict(shape)
             except (ValueError, RuntimeError, IndexError):  # not a shape that these groups act on: try the next
                 continue
             self._raise_if(conflict, shape)
+            self._shapes_checked.add(shape)
             break
 
     def _check_relation(self, x: Tensor) -> None:
-        """Checks on samples of this shape, once for each: an axis may be another one than on the probe."""
+        """Checks on samples of this shape, once for each: an axis may be another one than on the probe.
+
+        Actions that interpolate are tried on a larger image if they can be: what a small one loses would say little.
+        """
         if not isinstance(x, Tensor) or torch.compiler.is_compiling():
             return
         shape = tuple(x.shape[1:])
-        if shape not in self._shapes_checked:
-            self._raise_if(self._find_conflict(shape), shape)
+        if shape in self._shapes_checked:
+            return
+        larger = (*shape[:-2], _LARGE_SIDE, _LARGE_SIDE)
+        for tried in (shape,) if self.exact else (larger, shape):
+            try:
+                conflict = self._find_conflict(tried)
+            except (ValueError, RuntimeError, IndexError):  # acting itself raises it, on the inputs that came
+                continue
+            self._raise_if(conflict, tried)
             self._shapes_checked.add(shape)
+            return
 
     def _find_conflict(self, sample_shape: Sequence[int]) -> tuple[Tensor, Tensor] | None:
         """The first pair of elements for which ``_conjugate`` is wrong on a sample of this shape, if there is one."""
@@ -207,7 +231,8 @@ class DirectProduct(_Product):
     Raises:
         TypeError: One of the two is no group.
         ValueError: The actions do not commute. Found when the product is made or, where that depends on the inputs'
-            shape, when it first acts on such inputs.
+            shape, when it first acts on such inputs. Between actions that interpolate only what shows beside their own
+            error is found; ``invreg.testing.check_group`` looks closer.
 
     Example:
         >>> from invreg import Flip, SignFlip, SpatialRotation, SymmetricGroup
@@ -225,6 +250,7 @@ class DirectProduct(_Product):
     _shapes_checked: set[tuple[int, ...]] = field(default_factory=set, init=False, compare=False)
 
     def __post_init__(self) -> None:
+        _check_groups(self.first, self.second)
         if _are_finite(self.first, self.second):
             object.__setattr__(self, "__class__", _FiniteDirectProduct)
         self._check_parts()
@@ -236,10 +262,10 @@ class DirectProduct(_Product):
     def _conjugate(self, h: Tensor, n: Tensor) -> Tensor:
         return n
 
-    def _no_relation(self, h: Tensor, n: Tensor, shape: Sequence[int]) -> str:
+    def _no_relation(self, h: Tensor, n: Tensor, shape: Sequence[int] | str) -> str:
         return (
             f"{self!r} is no direct product, whose two actions must commute: {_named(self.first, n)} of the first and "
-            f"{_named(self.second, h)} of the second do not, on samples of shape {tuple(shape)}. Rotations and "
+            f"{_named(self.second, h)} of the second do not, on samples of {_in_words(shape)}. Rotations and "
             "mirrors together are Dihedral; if the second takes the first's elements to one another, take "
             "SemidirectProduct; for other pairs list the actions in FiniteGroup.from_actions."
         )
@@ -269,7 +295,7 @@ class SemidirectProduct(_Product):
         second: The group that takes them.
         conjugate: Which element of ``first`` acts as ``h n h⁻¹`` does; takes ``(h, n)``, stacks of elements, to
             elements of ``first``. None finds it out by trying, for finite groups.
-        input_shape: Shape of one sample to try on. None tries a few. Not used with ``conjugate``.
+        input_shape: Shape of one sample to try finite groups on. None tries a few.
 
     Raises:
         TypeError: One of the two is no group, or ``conjugate`` is missing for groups that are not finite.
@@ -296,13 +322,20 @@ class SemidirectProduct(_Product):
             object.__setattr__(self, "__class__", _FiniteSemidirectProduct)
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", tuple(self.input_shape))
-        if self.conjugate is None and _are_finite(self.first, self.second):
-            object.__setattr__(self, "_table", self._find_table())
-        elif not callable(self.conjugate) and isinstance(self.first, Group) and isinstance(self.second, Group):
+        _check_groups(self.first, self.second)
+        if not (callable(self.conjugate) or (self.conjugate is None and isinstance(self, FiniteGroup))):
             raise TypeError(
-                f"A semidirect product of groups that are not finite needs conjugate, a callable (h, n) -> h n h⁻¹: "
-                f"got {self.conjugate!r}."
+                "A semidirect product needs conjugate, a callable (h, n) -> h n h⁻¹, or None if both groups are "
+                f"finite: got {self.conjugate!r}."
             )
+        if isinstance(self.first, FiniteGroup) and isinstance(self.second, FiniteGroup):
+            table = self._find_table()
+            if self.conjugate is not None:
+                given = self.conjugate(self.second.elements()[:, None], self.first.elements()).expand_as(table)
+                if not torch.equal(given, table):
+                    h, n = (given != table).nonzero()[0]
+                    raise ValueError(self._no_relation(h, n, self.input_shape or "the usual shape"))
+            object.__setattr__(self, "_table", table)
         self._check_parts()
 
     def __repr__(self) -> str:
@@ -316,17 +349,16 @@ class SemidirectProduct(_Product):
         assert self.conjugate is not None
         return self.conjugate(h, n)
 
-    def _no_relation(self, h: Tensor, n: Tensor, shape: Sequence[int]) -> str:
+    def _no_relation(self, h: Tensor, n: Tensor, shape: Sequence[int] | str) -> str:
         return (
             f"{self!r} is no semidirect product: for {_named(self.first, n)} of the first, n, and "
-            f"{_named(self.second, h)} of the second, h, on samples of shape {tuple(shape)}, h n h⁻¹ acts as "
+            f"{_named(self.second, h)} of the second, h, on samples of {_in_words(shape)}, h n h⁻¹ acts as "
             "another element of the first than conjugate says."
         )
 
     def _find_table(self) -> Tensor:
         """Recognises each ``h n h⁻¹`` among the elements of the first group by what it does to a sample."""
-        sizes = [size for group in (self.first, self.second) for size in _sizes(group)]
-        for shape in probe_shapes(sizes) if self.input_shape is None else [self.input_shape]:
+        for shape in _probe_shapes(self) if self.input_shape is None else [self.input_shape]:
             try:
                 return self._table_on(_probe(self, shape))
             except (RuntimeError, IndexError, ValueError) as error:
@@ -343,7 +375,10 @@ class SemidirectProduct(_Product):
         images = self.first.orbit(x).flatten(1)
         apart = torch.cdist(images, images).fill_diagonal_(torch.inf).amin(1)
         if self.first.order > 1 and float(apart.min()) <= _ROUNDING * float(x.norm()):
-            raise ValueError(f"{self!r}: two elements of the first group do the same to samples of {tuple(x.shape)}.")
+            raise ValueError(
+                f"{self!r}: two elements of the first group do the same to samples of shape {tuple(x.shape[1:])}. Give "
+                "a shape on which all differ as input_shape."
+            )
         rows = []
         for h in self.second.elements():
             conjugated = self.second.act(h, self.first.orbit(self.second.act(self.second.inverse(h), x)).flatten(0, 1))
@@ -368,13 +403,27 @@ class _NotNormalError(ValueError):
     """The second group takes the first out of itself."""
 
 
+def _check_groups(*groups: object) -> None:
+    for group in groups:
+        if not isinstance(group, Group) or isinstance(group, OnKeys):
+            raise TypeError(
+                f"A product is made of two groups: got {group!r}. For several tensors, make the product first and give "
+                "it to OnKeys."
+            )
+
+
+def _probe_shapes(group: _Product) -> Iterator[tuple[int, ...]]:
+    """Shapes of samples to try the factors on."""
+    sizes = [
+        size
+        for part in (group.first, group.second)
+        for size in ((part.order,) if isinstance(part, FiniteGroup) else part.element_shape)
+    ]
+    return probe_shapes(sizes) if group.exact else probe_shapes(sizes, side=_LARGE_SIDE)
+
+
 def _are_finite(*groups: object) -> bool:
     return all(isinstance(group, FiniteGroup) for group in groups)
-
-
-def _sizes(group: Group) -> tuple[int, ...]:
-    """Sizes of axes that the group may act along."""
-    return (group.order,) if isinstance(group, FiniteGroup) else tuple(group.element_shape)
 
 
 def _some_elements(group: Group) -> Iterator[Tensor]:
@@ -391,6 +440,10 @@ def _probe(group: Group, sample_shape: Sequence[int]) -> Tensor:
 def _own_error(group: Group, g: Tensor, x: Tensor) -> float:
     """How far the action is from undoing itself, relative to the norm of ``x``."""
     return float((group.act(group.inverse(g), group.act(g, x)) - x).norm() / x.norm())
+
+
+def _in_words(shape: Sequence[int] | str) -> str:
+    return shape if isinstance(shape, str) else f"shape {tuple(shape)}"
 
 
 def _named(group: Group, g: Tensor) -> str:

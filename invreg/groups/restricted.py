@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invreg.groups.batch import Batch
 from invreg.groups.contract import Group
 from invreg.groups.custom import TableGroup, multiplication_table
 
@@ -50,16 +51,9 @@ class Restricted(TableGroup):
     def __post_init__(self) -> None:
         if not isinstance(self.group, Group):
             raise TypeError(f"Restricted takes a group: got {self.group!r}.")
-        given = torch.as_tensor(self.subgroup)
-        if not self.group.element_dtype.is_floating_point and given.is_floating_point() and given.numel():
-            raise TypeError(f"Elements of {self.group!r} are whole numbers: got {given.dtype}.")
-        generators = given.cpu().to(self.group.element_dtype)
-        if not len(generators) or generators.shape[1:] != self.group.element_shape:
-            raise ValueError(
-                f"subgroup must hold one or more elements of {self.group!r}, shape (m, "
-                f"*{tuple(self.group.element_shape)}): got shape {tuple(given.shape)}."
-            )
-        self.group._check_elements(generators)
+        if self.max_order < 1:
+            raise ValueError(f"A group has at least one element: got max_order={self.max_order}.")
+        generators = _as_elements(self.subgroup, self.group)
         object.__setattr__(self, "subgroup", _nested(generators.tolist()))
         members, times_generator = self._close(generators)
         object.__setattr__(self, "order", len(members))
@@ -89,6 +83,9 @@ class Restricted(TableGroup):
         self._check_action(g, m)
         return self.group.act_on_map(self._members.to(g.device)[g], m)
 
+    def _check_batch(self, x: Batch) -> Tensor:
+        return self.group._check_batch(x)
+
     def _close(self, generators: Tensor) -> tuple[Tensor, Tensor]:
         """All products of the generators, breadth first; the index of each one times each generator."""
         members = self.group.identity[None]
@@ -100,9 +97,9 @@ class Restricted(TableGroup):
                 if not len(same):
                     if len(members) == self.max_order:
                         raise ValueError(
-                            f"The {len(generators)} elements given make a subgroup of more than max_order="
-                            f"{self.max_order} elements. Raise max_order if that is meant; an angle that is no "
-                            "fraction of a full turn makes infinitely many."
+                            f"The {len(generators)} element(s) given make a subgroup of more than max_order="
+                            f"{self.max_order} elements. Raise max_order if that is meant; real numbers, such as an "
+                            "angle that is no fraction of a full turn, may make infinitely many."
                         )
                     members = torch.cat([members, product[None]])
                 row.append(int(same[0]) if len(same) else len(members) - 1)
@@ -115,6 +112,25 @@ class Restricted(TableGroup):
             return (members == g).view(len(members), -1).all(1)
         apart = self.group.compose(self.group.inverse(members), g) - self.group.identity
         return apart.abs().view(len(members), -1).amax(1) < 1e-6
+
+
+def _as_elements(subgroup: Any, group: Group) -> Tensor:
+    """The elements given, as one stack."""
+    if isinstance(subgroup, (list, tuple)) and subgroup and all(isinstance(g, Tensor) for g in subgroup):
+        subgroup = torch.stack(list(subgroup))
+    given = torch.as_tensor(subgroup)
+    if not group.element_dtype.is_floating_point and given.is_floating_point() and given.numel():
+        raise TypeError(f"Elements of {group!r} are whole numbers: got {given.dtype}.")
+    if not isinstance(subgroup, Tensor):  # anew, since a list of numbers was rounded to the default dtype
+        given = torch.as_tensor(subgroup, dtype=group.element_dtype)
+    if given.ndim == 0 or not len(given) or given.shape[1:] != group.element_shape:
+        raise ValueError(
+            f"subgroup must hold one or more elements of {group!r}, shape (m, *{tuple(group.element_shape)}): "
+            f"got shape {tuple(given.shape)}."
+        )
+    elements = given.cpu().to(group.element_dtype)
+    group._check_elements(elements)
+    return elements
 
 
 def _nested(values: Any) -> Any:

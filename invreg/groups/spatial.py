@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pi
 
 import torch
 from torch import Tensor
@@ -50,12 +51,13 @@ class SpatialRotation(Group):
         return g.mT.contiguous()
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draws rotations uniformly, by the Haar measure: as unit quaternions with normal parts; see ``Group.sample``.
+        """Draws rotations uniformly, by the Haar measure, as unit quaternions; see ``Group.sample``.
 
         Source: Shoemake, "Uniform random rotations", Graphics Gems III (1992).
         """
-        parts = torch.randn(n, 4, dtype=torch.float64, generator=rng, device=device_of(rng))
-        w, x, y, z = (parts / parts.norm(dim=1, keepdim=True)).unbind(1)
+        share, first, second = torch.rand(n, 3, dtype=torch.float64, generator=rng, device=device_of(rng)).unbind(1)
+        w, x = (1 - share).sqrt() * (2 * pi * first).sin(), (1 - share).sqrt() * (2 * pi * first).cos()
+        y, z = share.sqrt() * (2 * pi * second).sin(), share.sqrt() * (2 * pi * second).cos()
         rows = (
             (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
             (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
@@ -72,9 +74,10 @@ class SpatialRotation(Group):
                 f"{tuple(x.shape)}. Move the coordinates to the last axis, e.g. x.mT."
             )
         dtype = torch.promote_types(x.dtype, torch.float32)
-        points = x.to(dtype).reshape(len(x), x.shape[1:-1].numel(), 3)
-        with torch.autocast(x.device.type, enabled=False):  # which would round the coordinates
-            return (points @ g.to(x.device, dtype).mT).to(x.dtype).reshape(x.shape)
+        points, matrix = x.to(dtype), g.to(x.device, dtype)
+        columns = matrix.view(-1, *[1] * (x.ndim - 2), 3, 3).unbind(-1)
+        # No matrix product: autocast would round the coordinates, and three columns are added up as fast.
+        return sum((points[..., i : i + 1] * columns[i] for i in (1, 2)), points[..., :1] * columns[0]).to(x.dtype)
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
         """Leaves maps alone; see the class.

@@ -34,7 +34,8 @@ class SymmetricGroup(Group):
             an adjacency matrix alike. Each has size ``n``. Not the batch axis.
 
     Raises:
-        ValueError: ``n`` is below 1, or ``dim`` is 0 or names no axis.
+        TypeError: ``dim`` is no axis, nor a tuple of some.
+        ValueError: ``n`` is below 1, or ``dim`` holds 0. When it acts: ``dim`` names no axis, or one twice.
 
     Example:
         >>> group = SymmetricGroup(3, dim=1)
@@ -65,7 +66,7 @@ class SymmetricGroup(Group):
         return (self.n,)
 
     @property
-    def order(self) -> int:
+    def order(self) -> int:  # type: ignore[override]  # derived, as above
         """``n!``, the number of permutations."""
         return factorial(self.n)
 
@@ -95,8 +96,8 @@ class SymmetricGroup(Group):
 
     def inverse(self, g: Tensor) -> Tensor:
         """From where each position is reached; see ``Group.inverse``."""
-        self._check_elements(g)
-        return _inverse(g)
+        self._check_form(g)
+        return self._inverse(g)
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws permutations uniformly; see ``Group.sample``."""
@@ -108,6 +109,8 @@ class SymmetricGroup(Group):
             raise ValueError(
                 f"{self!r} has {self.order - 1} non-identity elements: cannot draw {k} different ones per sample."
             )
+        if self.n > _MOST_KEYS and torch.compiler.is_compiling():  # there, looking for repetitions would cost more
+            return self.sample(n * k, rng).view(n, k, self.n).transpose(0, 1)
         if self.n > _MOST_KEYS:
             return super().sample_non_identity(n, k, rng)
         indices = draw_non_identity(self.order, n, k, rng)
@@ -115,8 +118,8 @@ class SymmetricGroup(Group):
 
     def act(self, g: Tensor, x: Tensor) -> Tensor:
         """Permutes along each of the axes, by one gather; see ``Transformations.act``."""
-        self._check_action(g, x)
-        sources = _inverse(g.to(x.device)).view(-1, self.n)
+        self._check_fit(g, x)
+        sources = self._inverse(g).to(x.device).view(-1, self.n)
         for start in self._axes(x):
             if x.shape[start] != self.n:
                 raise ValueError(
@@ -137,20 +140,29 @@ class SymmetricGroup(Group):
         return self.dim if isinstance(self.dim, tuple) else (self.dim,)
 
     def _axes(self, x: Tensor) -> list[int]:
-        return [span(self, (dim,), x)[0] for dim in self._dims]
+        axes = [span(self, (dim,), x)[0] for dim in self._dims]
+        if len(set(axes)) < len(axes):
+            raise ValueError(f"{self!r} permutes each axis once: got dims {self.dim} for inputs of {x.ndim} axes.")
+        return axes
 
     def _check_values(self, g: Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        low, high = g.aminmax() if g.numel() else (0, 0)
-        if not (low >= 0 and high < self.n and bool((_inverse(g) >= 0).all())):
+        self._inverse(g)
+
+    def _inverse(self, g: Tensor) -> Tensor:
+        """The inverse permutations; raises unless there are any."""
+        checked = not torch.compiler.is_compiling() and g.numel() > 0
+        if checked:
+            low, high = g.aminmax()
+            self._raise_unless(bool((low >= 0) & (high < self.n)), g)
+        positions = torch.arange(self.n, device=g.device).expand(g.shape)
+        inverse = torch.full_like(g, -1).scatter_(-1, g, positions)
+        if checked:  # a position that is reached twice leaves another at -1, and the sum too small
+            self._raise_unless(2 * int(inverse.sum()) == (self.n - 1) * g.numel(), g)
+        return inverse
+
+    def _raise_unless(self, holds: bool, g: Tensor) -> None:
+        if not holds:
             raise ValueError(
                 f"Elements of {self!r} are permutations, which hold each of 0 to {self.n - 1} once: got "
                 + (f"a stack of shape {tuple(g.shape)} in which one does not." if g.ndim > 1 else "one that does not.")
             )
-
-
-def _inverse(g: Tensor) -> Tensor:
-    """The inverse permutations; -1 where no entry comes from, if they are none."""
-    positions = torch.arange(g.shape[-1], device=g.device).expand(g.shape)
-    return torch.full_like(g, -1).scatter(-1, g, positions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from invreg.groups.transformations import IndexedTransformations
@@ -88,7 +89,7 @@ class TransformationSet(IndexedTransformations):
         return realign.act(g, m)
 
     def _checked(self, transform: Transformation, index: int, x: Tensor) -> Tensor:
-        version = None if x.is_inference() else x._version  # which counts the writes
+        version = None if torch.compiler.is_compiling() or x.is_inference() else x._version  # which counts the writes
         try:
             y = transform(x)
         except Exception as error:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import inf
 
 import torch
 from torch import Tensor
+
+from invreg.groups.batch import Batch, stack
 
 
 class Transformations(ABC):
@@ -19,11 +22,13 @@ class Transformations(ABC):
         element_shape: Shape of one element; ``()`` for an index.
         element_dtype: Dtype of elements; int64 for indices.
         exact: True where the action only moves or negates entries, False where it does more.
+        order: Number of elements, the identity included; infinite unless a subclass says.
     """
 
     element_shape: tuple[int, ...] = ()
     element_dtype: torch.dtype = torch.int64
     exact: bool
+    order: float = inf
 
     @abstractmethod
     def act(self, g: Tensor, x: Tensor) -> Tensor:
@@ -85,10 +90,13 @@ class Transformations(ABC):
 
     def _check_action(self, g: Tensor, x: Tensor) -> None:
         """Raises unless ``x`` is a batch and ``g`` one element or one for each of its rows."""
+        self._check_fit(g, x)
+        self._check_values(g)
+
+    def _check_fit(self, g: Tensor, x: Tensor) -> None:
+        """The same without looking at the values of ``g``."""
         self._check_form(g)
-        if not isinstance(x, Tensor) or x.ndim == 0:
-            came = "a tensor of shape ()" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"{self!r} acts on batches, tensors of shape (N, ...): got {came}.")
+        x = self._check_batch(x)
         one = tuple(self.element_shape)
         if tuple(g.shape) not in (one, (len(x), *one)):
             raise ValueError(
@@ -100,7 +108,13 @@ class Transformations(ABC):
             raise ValueError(
                 f"Elements live where the inputs do, on {x.device}: got elements on {g.device}. Write g.to(x.device)."
             )
-        self._check_values(g)
+
+    def _check_batch(self, x: Batch) -> Tensor:
+        """Raises unless ``x`` is a batch; returns it, or one of the tensors that it holds."""
+        if not isinstance(x, Tensor) or x.ndim == 0:
+            came = "a tensor of shape ()" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{self!r} acts on batches, tensors of shape (N, ...): got {came}.")
+        return x
 
     def _check_form(self, g: Tensor) -> None:
         """Raises unless ``g`` is a tensor with the dtype and the trailing shape of elements."""
@@ -220,7 +234,8 @@ class IndexedTransformations(Transformations):
         start = 0 if identity else 1
         if start == self.order:
             return x[None, :][:0]
-        return torch.stack([self.transform(index, x) for index in range(start, self.order)])
+        images: Tensor = stack([self.transform(index, x) for index in range(start, self.order)])
+        return images
 
     def _check_values(self, g: Tensor) -> None:
         if torch.compiler.is_compiling():

@@ -1,0 +1,414 @@
+"""Does this group keep the laws, and if not, which one, and what is wrong?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky
+from torch import Tensor
+
+from invreg.groups import FiniteGroup, Group
+from invreg.groups.batch import Batch, map_tensors, rebuilt, tensors
+from invreg.groups.probe import distinct_values, probe_shapes
+from invreg.testing.laws import LAWS, ROUNDING, Violation
+from invreg.testing.mistakes import likely_mistake
+from invreg.testing.packed import Layout, packed
+from invreg.testing.strategies import element_stacks, elements, inputs, smooth_inputs, smooth_probe
+
+if TYPE_CHECKING:
+    import pytest
+
+_MAX_SAMPLES = 4
+"""Largest batch that is tried, from one sample on."""
+
+_WITHOUT_INPUTS = 10
+"""How many times more examples the laws get that are about elements alone, which cost little."""
+
+_PRINTED = 16
+"""Tensors of up to this many entries are printed whole."""
+
+
+class LawError(AssertionError):
+    """A group breaks a law. Raised by ``check_group``, which documents it.
+
+    Args:
+        message: Group, law, elements, input, what went wrong and the likely mistake, in words.
+        law: The name of the law, a key of ``LAWS``.
+        elements: The elements, by the names that the message gives them.
+        inputs: The smallest batch that was found; None where the law needs none.
+
+    Example:
+        >>> error = LawError("Shift() breaks ...", law="closure", elements={"g": torch.tensor(1)}, inputs=None)
+        >>> error.law
+        'closure'
+    """
+
+    def __init__(self, message: str, *, law: str, elements: dict[str, Tensor], inputs: Batch | None) -> None:
+        super().__init__(message)
+        self.law = law
+        self.elements = elements
+        self.inputs = inputs
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that it travels between processes
+        make = partial(LawError, law=self.law, elements=self.elements, inputs=self.inputs)
+        return make, self.args
+
+
+def check_group(
+    group: Group, example_input: Batch | None = None, *, tolerance: float = 0.1, max_examples: int = 100
+) -> None:
+    """Checks that a group keeps every law of a group that acts on batches; ``LAWS`` lists them.
+
+    Elements and inputs are drawn by hypothesis: batches of one to four samples, with zeros, ties, huge and tiny
+    values for an exact group, smooth ones for a group that interpolates. The same in every run; prints nothing.
+    A hypothesis test that calls this suppresses ``HealthCheck.nested_given``.
+
+    Args:
+        group: The group.
+        example_input: A batch, shape ``(N, ...)``, whose sample shape and dtype are those that the group is checked
+            on; or a mapping or tuple of such batches, for a group that acts on several tensors. None tries a few
+            shapes, in float64.
+        tolerance: Largest error of an action that interpolates, relative to the norm of each sample. Two bilinear
+            turns of images of 28 x 28 pixels are off by less than 0.1; fewer pixels or nearest neighbours make it more.
+        max_examples: Number of inputs that are tried per law; laws about elements alone try ten times as many.
+
+    Raises:
+        LawError: The group breaks a law. The message names it, with the elements and the smallest input that break it
+            and, where it can be told, the likely mistake; so do the attributes ``law``, ``elements``, ``inputs``.
+        TypeError: ``group`` is no ``Group``, or ``example_input`` holds something else than floating-point tensors.
+        ValueError: The group cannot act on ``example_input``, which is also said of an empty one.
+
+    Example:
+        >>> from invreg import CyclicRotation, Flip
+        >>> check_group(CyclicRotation(4), torch.zeros(1, 2, 2))
+        >>> class Reversed(Flip):
+        ...     def inverse(self, g):
+        ...         return 0 * g
+        >>> check_group(Reversed(), torch.zeros(1, 2))
+        Traceback (most recent call last):
+        ...
+        invreg.testing.check.LawError: Reversed(dim=-1) breaks the law "inverse", an element and its inverse cancel:
+        g⁻¹g = e = gg⁻¹. With g = 1: g⁻¹g, which must be the identity, is 1, not 0.
+        Likely mistake: inverse(1) should be 1, by which compose gives the identity.
+    """
+    case = _case_of(group, example_input, tolerance, max_examples)
+    for law in LAWS:
+        _check(case, law)
+
+
+def parametrize_with_laws(
+    groups: Iterable[Group | tuple[Group, Batch | None]], *, tolerance: float = 0.1, max_examples: int = 100
+) -> pytest.MarkDecorator:
+    """Makes a pytest decorator that runs a test once per group and law, with the arguments ``group`` and ``law``.
+
+    Args:
+        groups: Groups, or pairs of a group and an example input as in ``check_group``.
+        tolerance: As in ``check_group``.
+        max_examples: As in ``check_group``.
+
+    Returns:
+        The decorator. The test calls ``law(group)``, which raises as ``check_group`` does.
+
+    Raises:
+        TypeError: An item is neither a group nor such a pair.
+        ValueError: ``groups`` is empty, which would test nothing.
+
+    Example:
+        >>> from invreg import CyclicRotation, SignFlip
+        >>> @parametrize_with_laws([SignFlip(), (CyclicRotation(4), torch.zeros(1, 28, 28))])
+        ... def test_laws(group, law):
+        ...     law(group)
+    """
+    import pytest
+
+    pairs: list[tuple[Group, Batch | None]] = [item if isinstance(item, tuple) else (item, None) for item in groups]
+    if not pairs:
+        raise ValueError("parametrize_with_laws needs at least one group: got an empty list, which would test nothing.")
+    for pair in pairs:
+        if len(pair) != 2:
+            raise TypeError(f"parametrize_with_laws takes groups, or pairs (group, example_input): got {pair!r}.")
+        _check_types(*pair)
+    return pytest.mark.parametrize(
+        ("group", "law"),
+        [
+            pytest.param(
+                group,
+                partial(_check_law, law, example_input=example_input, tolerance=tolerance, max_examples=max_examples),
+                id=f"{group!r}-{law}",
+            )
+            for group, example_input in pairs
+            for law in LAWS
+        ],
+    )
+
+
+# ------------------------------------------------------------------------------------------------ what is checked
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A group, and on what it is checked; of several tensors, ``layout`` makes one."""
+
+    group: Group
+    sample_shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    tolerance: float
+    max_examples: int
+    layout: Layout | None
+
+    def batches(self, n: int) -> st.SearchStrategy[Tensor]:
+        """Inputs of ``n`` samples that are fair to this group."""
+        if self.group.exact:
+            return inputs((n, *self.sample_shape), dtype=self.dtype).map(self._with_room)
+        if self.layout is None:
+            return smooth_inputs((n, *self.sample_shape), dtype=self.dtype).map(self._with_room)
+        parts = [smooth_inputs((n, *shape), dtype=self.dtype) for shape in self.layout.shapes.values()]
+        return st.tuples(*parts).map(self._together).map(self._with_room)
+
+    def _with_room(self, x: Tensor) -> Tensor:
+        """The batch, but so that sums over a sample do not overflow, which no law is about."""
+        room = 4 * torch.Size(self.sample_shape).numel()
+        return (x / room if x.abs().max() > torch.finfo(x.dtype).max / room else x).to(self.device)
+
+    def probe(self) -> Tensor:
+        """A sample that is not zero, nor the same under different elements if there is such a sample."""
+        if self.group.exact:
+            return distinct_values(self.sample_shape).to(self.device)
+        shapes = [self.sample_shape] if self.layout is None else self.layout.shapes.values()
+        parts = [smooth_probe(shape) for shape in shapes]
+        return (parts[0] if self.layout is None else self._together(parts)).to(self.device)
+
+    @staticmethod
+    def _together(parts: Iterable[Tensor]) -> Tensor:
+        return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _check_types(group: object, example_input: object) -> None:
+    if not isinstance(group, Group):
+        given = f"the class {group.__name__}: write {group.__name__}(...)" if isinstance(group, type) else repr(group)
+        raise TypeError(f"check_group checks a Group, e.g. CyclicRotation(4): got {given}.")
+    if example_input is None:
+        return
+    several = isinstance(example_input, (Mapping, tuple, list)) and len(example_input) > 0
+    found: list[Any] = [tensor for _, tensor in tensors(example_input)] if several else [example_input]
+    for x in found:
+        if not isinstance(x, Tensor) or x.dtype not in ROUNDING:
+            came = f"one of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"check_group needs floating-point tensors as example_input: got {came}. Use x.float().")
+        if (x.dtype, x.device) != (found[0].dtype, found[0].device):
+            raise TypeError(
+                f"check_group needs tensors of one dtype and device as example_input: got {found[0].dtype} on "
+                f"{found[0].device} and {x.dtype} on {x.device}."
+            )
+
+
+def _case_of(group: Group, example_input: Batch | None, tolerance: float, max_examples: int) -> _Case:
+    _check_types(group, example_input)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive: got {tolerance}.")
+    if max_examples < 1:
+        raise ValueError(f"max_examples must be at least 1: got {max_examples}.")
+    given = example_input if example_input is not None else _find_example(group)
+    for _, x in tensors(given):
+        if x.ndim == 0 or x.numel() == 0:
+            raise ValueError(
+                f"check_group needs a batch with at least one sample, shape (N, ...): got shape {tuple(x.shape)}."
+            )
+    if example_input is not None:
+        try:
+            group.act(group.identity, map_tensors(lambda x: x.detach().clone(), given))
+        except Exception as error:
+            came = ", ".join(f"{x.dtype} of shape {tuple(x.shape)}" for _, x in tensors(given))
+            raise ValueError(
+                f"check_group needs an input that the group acts on: {group!r} refuses {came}. {error}"
+            ) from error
+    if isinstance(given, Tensor):
+        return _Case(group, tuple(given.shape[1:]), given.dtype, given.device, tolerance, max_examples, None)
+    layout = Layout(map_tensors(lambda x: x[:1].detach(), given))
+    x = layout.pack(layout.example)
+    return _Case(packed(group, layout), tuple(x.shape[1:]), x.dtype, x.device, tolerance, max_examples, layout)
+
+
+def _find_example(group: Group) -> Tensor:
+    """A batch that the group acts on."""
+    sizes = (*([group.order] if isinstance(group, FiniteGroup) else []), *group.element_shape)
+    smooth = [(1, 32, 32), (32, 32), (8, 3), (32,)]
+    shapes = [(2, 4, 4), (4, 4), (4,), *probe_shapes(sizes)] if group.exact else [*smooth, *probe_shapes(sizes)]
+    failure: Exception | None = None
+    for shape in shapes:
+        x = distinct_values(shape)
+        try:
+            group.act(group.identity, x)
+        except Exception as error:
+            failure = error
+        else:
+            return x
+    raise ValueError(
+        f"check_group found no input that {group!r} acts on. Give one as example_input. The last one tried, of shape "
+        f"{(1, *shapes[-1])}, gave: {failure}"
+    ) from failure
+
+
+def _check_law(law: str, group: Group, *, example_input: Batch | None, tolerance: float, max_examples: int) -> None:
+    _check(_case_of(group, example_input, tolerance, max_examples), law)
+
+
+# --------------------------------------------------------------------------------------------- how it is checked
+
+
+class _Broken(Exception):  # noqa: N818  # never seen outside: it carries the arguments to where the message is made
+    """A law raised; ``__cause__`` says what."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+
+def _check(case: _Case, name: str) -> None:
+    """Raises LawError with the smallest arguments that break the law."""
+    law = LAWS[name]
+    wanted = _wanted(case, name)
+    latest: dict[str, Any] = {}
+
+    def run(arguments: dict[str, Any]) -> None:
+        latest.clear()
+        latest.update(arguments)
+        torch.default_generator.manual_seed(
+            0
+        )  # so that an action that draws random numbers fails again when the failure is replayed
+        try:
+            law(case.group, **{key: _copy(value) for key, value in arguments.items()})
+        except Exception as error:
+            raise _Broken(arguments) from error
+
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        try:
+            if wanted:
+                examples = case.max_examples * (1 if {"x", "each"} & set(wanted) else _WITHOUT_INPUTS)
+                _as_property(run, _arguments(case, wanted), examples)()
+            else:
+                run({"probe": case.probe()} if "probe" in inspect.signature(law).parameters else {})
+        except _Broken as broken:
+            arguments, failure = broken.arguments, broken.__cause__
+        except Flaky as error:
+            arguments, failure = dict(latest), error
+        else:
+            return
+        mistake = likely_mistake(name, case.group, arguments)
+    message = _message(case, name, arguments, failure, mistake)
+    batch = arguments.get("x")
+    if batch is not None and case.layout is not None:
+        batch = case.layout.unpack(batch)
+    given = {key: value for key, value in arguments.items() if key in ("f", "g", "h", "each")}
+    broken_law = LawError(message, law=name, elements=given, inputs=batch)
+    raise broken_law from (None if isinstance(failure, Violation) else failure)
+
+
+def _as_property(run: Any, drawn: st.SearchStrategy[dict[str, Any]], max_examples: int) -> Any:
+    """A hypothesis test that is the same in every run and keeps to itself."""
+    configured = settings(
+        max_examples=max_examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+        verbosity=Verbosity.quiet,
+    )
+    return configured(given(drawn)(run))
+
+
+def _wanted(case: _Case, name: str) -> list[str]:
+    """What a law needs drawn, by the names of its parameters."""
+    parameters = inspect.signature(LAWS[name]).parameters
+    as_they_are = not case.group.element_dtype.is_floating_point  # such elements are compared without an input
+    optional = {"x"} if as_they_are and "x" in parameters and parameters["x"].default is None else set()
+    return [key for key in parameters if key in ("f", "g", "h", "each", "x", "tolerance") and key not in optional]
+
+
+def _arguments(case: _Case, wanted: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Draws what is wanted, for batches of one sample first."""
+
+    def of_size(n: int) -> st.SearchStrategy[dict[str, Any]]:
+        drawn: dict[str, st.SearchStrategy[Any]] = dict.fromkeys(wanted, elements(case.group))
+        if "each" in wanted:
+            drawn["each"] = element_stacks(case.group, n).map(lambda each: each.to(case.device))
+        if "x" in wanted:
+            drawn["x"] = case.batches(n)
+        if "tolerance" in wanted:
+            drawn["tolerance"] = st.just(case.tolerance)
+        return st.fixed_dictionaries(drawn)
+
+    return st.one_of([of_size(n) for n in range(1, _MAX_SAMPLES + 1)])
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+# ----------------------------------------------------------------------------------------------- how it is said
+
+
+class _Words(str):
+    """Prints without quotes in a container."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _message(
+    case: _Case, name: str, arguments: dict[str, Any], failure: BaseException | None, mistake: str | None
+) -> str:
+    statement = (inspect.getdoc(LAWS[name]) or name).splitlines()[0].rstrip(".")
+    statement = statement[0].lower() + statement[1:]
+    shown = list(_shown(arguments, case.layout))
+    given = f"With {', '.join(shown[:-1])}{' and ' if shown[1:] else ''}{shown[-1]}: " if shown else "Found: "
+    if isinstance(failure, Violation):
+        what = f"{failure}."
+    elif isinstance(failure, Flaky):
+        what = "it is broken in one call and kept in the next, so that the group is not deterministic."
+    else:
+        what = f"{type(failure).__name__}: {failure}" if str(failure) else f"{type(failure).__name__}."
+    end = f" Likely mistake: {mistake}" if mistake else ""
+    return f'{case.group!r} breaks the law "{name}", {statement}. {given}{what}{end}'
+
+
+def _shown(arguments: dict[str, Any], layout: Layout | None) -> Iterator[str]:
+    """The elements and the input in words."""
+    for key, value in arguments.items():
+        if key in ("f", "g", "h", "each"):
+            yield f"{key} = {_listed(value)}"
+        elif key == "x":
+            yield f"x = {_described(value if layout is None else layout.unpack(value))}"
+
+
+def _listed(g: Tensor) -> str:
+    if g.numel() > 4 * _PRINTED:
+        return f"elements of shape {tuple(g.shape)}"
+    return str(g.tolist())
+
+
+def _described(x: Batch) -> str:
+    """The tensor itself where it is small, the few entries that are not zero, or else its dtype and shape."""
+    if not isinstance(x, Tensor):
+        return str(rebuilt(x, {key: _Words(_described(tensor)) for key, tensor in tensors(x)}))
+    if x.numel() <= _PRINTED:
+        return " ".join(repr(x).split())
+    others = x.nonzero()
+    of = f"of shape {tuple(x.shape)}, {x.dtype}"
+    if len(others) == 0:
+        return f"zeros {of}"
+    if len(others) <= 4:
+        entries = (f"{float(x[tuple(index)]):g} at {tuple(index.tolist())}" for index in others)
+        return f"zeros {of}, but for {', '.join(entries)}"
+    return f"a batch {of} (the attribute inputs of this error)"
