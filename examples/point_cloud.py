@@ -35,7 +35,8 @@ SOLIDS = ("ball", "dumb-bell", "cylinder", "cone", "ring")
 MODELS = ("upright", "turned", "loss", "lengths")
 WEIGHT = 0.2
 group = SpatialRotation()
-gradients = SaliencyMap(steps=20)
+points_that_matter = SaliencyMap(steps=20, cut=None, kernel_size=1, channel_dim=-1, sum_signed=True)
+"""One value for each point: a rotation mixes the attributions of its coordinates and keeps their sum."""
 
 
 def solids(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -111,15 +112,6 @@ def train(name: str, seed: int, epochs: int | None = None, batch: int = 100) -> 
     return model
 
 
-def points_that_matter(model: nn.Module, clouds: Tensor, labels: Tensor) -> Tensor:
-    """A map of clouds ``(N, P, 3)``, one value for each point, ``(N, P)``.
-
-    A rotation mixes the attributions of a point's coordinates and keeps their sum, so that they are added up first and
-    made positive then.
-    """
-    return gradients.attribute(model, clouds, labels).sum(2).abs()
-
-
 def print_table(reports: dict[str, InvarianceReport]) -> None:
     """Prints a line for each network."""
     print("         accuracy %            logit error  the action's    saliency")
@@ -164,7 +156,7 @@ def draw(models: dict[str, nn.Module], cloud: Tensor, label: Tensor, output: Pat
     for row, (name, model) in zip(axes, models.items(), strict=True):
         row[0].set_ylabel(name)
         for axis, g in zip(row, turns, strict=True):
-            sizes = points_that_matter(model, group.act(g, cloud), label)[0]
+            sizes = points_that_matter(model, group.act(g, cloud), label)[0, :, 0]
             axis.scatter(*seen.T, s=4, color="0.6")
             axis.scatter(*seen.T, s=120 * sizes / sizes.max(), color="darkred", alpha=0.6, linewidth=0)
             axis.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), xticks=(-1, 0, 1), yticks=(-1, 0, 1), aspect="equal")

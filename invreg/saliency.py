@@ -39,6 +39,9 @@ class SaliencyMap:
         sigma: Standard deviation of the Gaussian in positions.
         channel_dim: The axis to sum over, which then has size 1. None stands for axis 1 of inputs with four or more
             axes (images, volumes), and sums over nothing for others.
+        sum_signed: Whether attributions are summed over channels as they are, and made positive then. So must be those
+            of channels that a group mixes, such as the coordinates of points under ``SpatialRotation``: it moves the
+            attributions of the coordinates, but not their sum.
         attribution: What to use in place of integrated gradients: an attribution class of captum, or a callable
             ``(model, inputs, target)`` that returns attributions in the shape of ``inputs``; the way to another
             baseline or quadrature.
@@ -63,6 +66,7 @@ class SaliencyMap:
     kernel_size: int = 3
     sigma: float = 1.0
     channel_dim: int | None = None
+    sum_signed: bool = False
     attribution: Attribution | type[Any] | None = None
     internal_batch_size: int = 256
 
@@ -137,7 +141,8 @@ class SaliencyMap:
             ValueError: ``channel_dim`` is the batch axis or not an axis.
         """
         channel_dim = 1 if self.channel_dim is None and attributions.ndim >= 4 else self.channel_dim
-        maps = attributions.abs().to(torch.promote_types(attributions.dtype, torch.float32))
+        maps = attributions if self.sum_signed else attributions.abs()
+        maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         if channel_dim is not None:
             if channel_dim % maps.ndim == 0 or not -maps.ndim <= channel_dim < maps.ndim:
                 raise ValueError(
@@ -145,6 +150,7 @@ class SaliencyMap:
                     f"for shape {tuple(maps.shape)}."
                 )
             maps = maps.sum(channel_dim, keepdim=True)
+        maps = maps.abs()
         if self.cut is not None:
             maps = _CUTS[self.cut](maps, self.threshold)
         spatial = [dim for dim in range(1, maps.ndim) if channel_dim is None or dim != channel_dim % maps.ndim]

@@ -181,7 +181,7 @@ def test_points_that_matter_turn_with_an_invariant_network(load):
     clouds, labels = example.solids(4, torch.Generator().manual_seed(0))
     turned = SpatialRotation().act(SpatialRotation().sample(4), clouds.double())
     maps = [example.points_that_matter(model, x, labels) for x in (clouds.double(), turned)]
-    assert maps[0].shape == (4, 48)
+    assert maps[0].shape == (4, 48, 1)
     torch.testing.assert_close(*maps, rtol=1e-6, atol=1e-9)
 
 

@@ -25,6 +25,7 @@ from invreg import (
     Flip,
     SaliencyMap,
     SignFlip,
+    SpatialRotation,
     Trivial,
     saliency_similarity,
 )
@@ -569,3 +570,31 @@ def test_maps_can_be_made_in_inference_mode():
     expected = SaliencyMap(steps=2)(model, x, CLASSES)
     with torch.inference_mode():
         torch.testing.assert_close(SaliencyMap(steps=2)(model, x.clone(), CLASSES), expected, rtol=0, atol=0)
+
+
+def test_signed_attributions_are_summed_before_they_are_made_positive():
+    """By plain loops; the other way round gives other maps."""
+    attributions = torch.randn(2, 5, 3, dtype=torch.float64)
+    saliency = SaliencyMap(cut=None, kernel_size=1, channel_dim=-1, sum_signed=True)
+    maps = saliency.fold(attributions)
+    assert maps.shape == (2, 5, 1)
+    for n in range(2):
+        for p in range(5):
+            assert maps[n, p, 0].item() == pytest.approx(abs(sum(attributions[n, p].tolist())), abs=1e-15)
+    assert not torch.allclose(maps, SaliencyMap(cut=None, kernel_size=1, channel_dim=-1).fold(attributions))
+
+
+def test_an_invariant_model_of_points_reaches_one_only_with_signed_sums():
+    """It sums inner products, in which a coordinate may count for one cloud and against in another pose."""
+    weights = torch.randn(5, 5, dtype=torch.float64)
+
+    def model(x):
+        return (x @ x.mT * weights).sum((1, 2))[:, None].expand(-1, 2)
+
+    x = torch.randn(4, 5, 3, dtype=torch.float64)
+    turned = SpatialRotation().act(SpatialRotation().sample(4), x)
+    target = torch.zeros(4, dtype=torch.int64)
+    for signed in (True, False):
+        saliency = SaliencyMap(steps=8, cut=None, kernel_size=1, channel_dim=-1, sum_signed=signed)
+        similarity = saliency_similarity(saliency(model, x, target), saliency(model, turned, target))
+        assert bool((similarity > 1 - 1e-9).all()) == signed

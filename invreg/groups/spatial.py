@@ -23,7 +23,8 @@ class SpatialRotation(Group):
     ``(N, P, 3)``, up to rounding.
 
     Maps say which points matter, and points keep their place in a cloud: ``act_on_map`` leaves maps alone. For that a
-    map must not tell coordinates apart; it has size 1 on the last axis, or lacks it.
+    map must not tell coordinates apart; it has size 1 on the last axis, or lacks it. For point clouds audit with
+    ``saliency=SaliencyMap(channel_dim=-1, sum_signed=True, kernel_size=1)``.
 
     Example:
         >>> quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
@@ -89,7 +90,7 @@ class SpatialRotation(Group):
         if m.ndim > 2 and m.shape[-1] == 3:
             raise ValueError(
                 f"{self!r} mixes coordinates, so that a map must have one value per point: got shape {tuple(m.shape)}. "
-                "Sum over the last axis: saliency=SaliencyMap(channel_dim=-1, kernel_size=1)."
+                "Sum over the last axis: saliency=SaliencyMap(channel_dim=-1, sum_signed=True, kernel_size=1)."
             )
         return m
 

@@ -75,8 +75,9 @@ def check_group(
         example_input: A batch, shape ``(N, ...)``, whose sample shape and dtype are those that the group is checked
             on; or a mapping or tuple of such batches, for a group that acts on several tensors. None tries a few
             shapes, in float64.
-        tolerance: Largest error of an action that interpolates, relative to the norm of each sample. Two bilinear
+        tolerance: Largest error of an action that is not exact, relative to the norm of each sample. Two bilinear
             turns of images of 28 x 28 pixels are off by less than 0.1; fewer pixels or nearest neighbours make it more.
+            For a group that only rounds, as products with matrices do, 1e-5 finds smaller mistakes.
         max_examples: Number of inputs that are tried per law; laws about elements alone try ten times as many.
 
     Raises:
@@ -163,6 +164,8 @@ class _Case:
     tolerance: float
     max_examples: int
     layout: Layout | None
+    chosen: bool
+    """Whether the sample shape was chosen here, since no example was given."""
 
     def batches(self, n: int) -> st.SearchStrategy[Tensor]:
         """Inputs of ``n`` samples that are fair to this group."""
@@ -231,10 +234,19 @@ def _case_of(group: Group, example_input: Batch | None, tolerance: float, max_ex
                 f"check_group needs an input that the group acts on: {group!r} refuses {came}. {error}"
             ) from error
     if isinstance(given, Tensor):
-        return _Case(group, tuple(given.shape[1:]), given.dtype, given.device, tolerance, max_examples, None)
+        return _Case(
+            group,
+            tuple(given.shape[1:]),
+            given.dtype,
+            given.device,
+            tolerance,
+            max_examples,
+            None,
+            example_input is None,
+        )
     layout = Layout(map_tensors(lambda x: x[:1].detach(), given))
     x = layout.pack(layout.example)
-    return _Case(packed(group, layout), tuple(x.shape[1:]), x.dtype, x.device, tolerance, max_examples, layout)
+    return _Case(packed(group, layout), tuple(x.shape[1:]), x.dtype, x.device, tolerance, max_examples, layout, False)
 
 
 def _find_example(group: Group) -> Tensor:
@@ -302,7 +314,7 @@ def _check(case: _Case, name: str) -> None:
             arguments, failure = dict(latest), error
         else:
             return
-        mistake = likely_mistake(name, case.group, arguments)
+        mistake = likely_mistake(name, case.group, {"probe": case.probe(), **arguments})
     message = _message(case, name, arguments, failure, mistake)
     batch = arguments.get("x")
     if batch is not None and case.layout is not None:
@@ -380,6 +392,10 @@ def _message(
     else:
         what = f"{type(failure).__name__}: {failure}" if str(failure) else f"{type(failure).__name__}."
     end = f" Likely mistake: {mistake}" if mistake else ""
+    if case.chosen and (name == "form" or not isinstance(failure, Violation)):
+        end += (
+            f" Samples of shape {case.sample_shape} were chosen here: if the group acts on others, give example_input."
+        )
     return f'{case.group!r} breaks the law "{name}", {statement}. {given}{what}{end}'
 
 

@@ -170,14 +170,14 @@ def _subtracts(group: Group, g: Tensor) -> str | None:
     return None
 
 
-def _inverse_is_element(group: Group, g: Tensor) -> str | None:
-    if torch.equal(group.inverse(g), g):
+def _inverse_is_element(group: Group, g: Tensor, probe: Tensor) -> str | None:
+    if torch.equal(group.inverse(g), g) and not _near(group.act(g, group.act(g, probe)), probe):
         return "inverse looks like the element itself, which only mirrors and half turns undo."
     return None
 
 
-def _inverse_is_right_inside(group: Group, g: Tensor) -> str | None:
-    if not isinstance(group, FiniteGroup):
+def _inverse_is_right_inside(group: Group, g: Tensor, probe: Tensor) -> str | None:
+    if not isinstance(group, FiniteGroup) or _near(group.act(group.inverse(g), group.act(g, probe)), probe):
         return None
     everything = group.elements()
     right = everything[group.compose(everything, g) == 0]
@@ -186,9 +186,10 @@ def _inverse_is_right_inside(group: Group, g: Tensor) -> str | None:
     return None
 
 
-def _inverse_is_right_outside(group: Group, g: Tensor, x: Tensor | None = None) -> str | None:
-    if x is not None and _near(group.act(group.inverse(g), group.act(g, x)), x) and not _near(group.act(g, x), x):
-        return "inverse undoes the action on this input, so that compose looks wrong."
+def _inverse_is_right_outside(group: Group, g: Tensor, probe: Tensor) -> str | None:
+    undone = _near(group.act(group.inverse(g), group.act(g, probe)), probe)
+    if undone and not _near(group.act(g, probe), probe):
+        return "inverse undoes the action, so that compose looks wrong."
     return None
 
 

@@ -328,7 +328,9 @@ def test_maps_of_a_permuted_set_are_realigned_by_the_inverse():
 def test_maps_that_tell_coordinates_apart_are_refused_under_turns_in_space():
     model, x = DeepSet(3).double(), points()
     before = state_of(model)
-    with pytest.raises(ValueError, match=r"one value per point: got shape \(7, 5, 3\).*channel_dim=-1, kernel_size=1"):
+    with pytest.raises(
+        ValueError, match=r"one value per point: got shape \(7, 5, 3\).*channel_dim=-1, sum_signed=True"
+    ):
         measure_invariance(model, [x], SpatialRotation(), samples=2)
     assert state_of(model) == before
 

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from invreg import CyclicRotation, Dihedral, Flip, OnKeys, PlanarRotation, SignFlip, SpatialRotation, SymmetricGroup
+from invreg import (
+    CyclicRotation,
+    Dihedral,
+    FiniteGroup,
+    Flip,
+    OnKeys,
+    PlanarRotation,
+    SignFlip,
+    SpatialRotation,
+    SymmetricGroup,
+)
 from invreg.testing import LAWS, LawError, check_group, parametrize_with_laws
 from tests.testing.test_laws_bite import SHIFTED, SQUARES, Detached, InverseIsItself, Reversed, Shift
 
@@ -333,3 +343,34 @@ def test_signs_of_zeros_count_for_an_exact_group():
 
     with pytest.raises(LawError, match="bit by bit: they differ in the signs of zeros"):
         check_group(Subtracting(), torch.zeros(1, 2))
+
+
+class TestMistakes:
+    """What is named as the likely mistake is the mistake."""
+
+    def test_a_wrong_product_is_not_blamed_on_the_inverse(self):
+        class Forgetful(Dihedral):
+            """Its product forgets that a mirror reverses turns; its inverse is right."""
+
+            def compose(self, g, h):
+                return (g // 4 + h // 4) % 2 * 4 + (g + h) % 4
+
+        with pytest.raises(LawError) as broken:
+            check_group(Forgetful(4), torch.zeros(1, 4, 4))
+        assert broken.value.law == "inverse"
+        assert "inverse undoes the action, so that compose looks wrong" in str(broken.value)
+
+    def test_a_shape_that_nobody_gave_may_be_the_mistake(self):
+        class OnPairs(SignFlip):
+            """Trades the first two channels, and drops others."""
+
+            def transform(self, index, x):
+                return torch.cat([x[:, 1:2], x[:, :1]], 1) if index else x.clone()
+
+            transform_each = FiniteGroup.transform_each
+
+        with pytest.raises(LawError, match=r"were chosen here: if the group acts on others, give example_input\."):
+            check_group(OnPairs())
+        with pytest.raises(LawError) as broken:
+            check_group(OnPairs(), torch.zeros(1, 3, 5))
+        assert "chosen here" not in str(broken.value)
