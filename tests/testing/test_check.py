@@ -361,16 +361,16 @@ class TestMistakes:
         assert "inverse undoes the action, so that compose looks wrong" in str(broken.value)
 
     def test_a_shape_that_nobody_gave_may_be_the_mistake(self):
-        class OnPairs(SignFlip):
-            """Trades the first two channels, and drops others."""
+        class OnColours(SignFlip):
+            """Trades the first two of three colours; its maps stay, which is wrong."""
 
             def transform(self, index, x):
-                return torch.cat([x[:, 1:2], x[:, :1]], 1) if index else x.clone()
+                return x[:, [1, 0, 2]] if index else x.clone()
 
             transform_each = FiniteGroup.transform_each
 
         with pytest.raises(LawError, match=r"were chosen here: if the group acts on others, give example_input\."):
-            check_group(OnPairs())
+            check_group(OnColours())
         with pytest.raises(LawError) as broken:
-            check_group(OnPairs(), torch.zeros(1, 3, 5))
+            check_group(OnColours(), torch.zeros(1, 3, 5))
         assert "chosen here" not in str(broken.value)
