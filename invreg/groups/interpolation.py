@@ -48,8 +48,13 @@ def read_affine(x: Tensor, matrix: Tensor, mode: Mode) -> Tensor:
     """
     dtype = _coordinate_dtype(x)
     height, width = x.shape[-2:]
-    right, down = (torch.arange(-(size - 1) / 2, size / 2, dtype=dtype, device=x.device) for size in (width, height))
     matrix = matrix.to(x.device, dtype).view(-1, 2, 2, 1, 1)
+    if height != width:  # a pixel is another part of the width than of the height
+        ratios = [[1, height / width], [width / height, 1]]
+        matrix = matrix * torch.tensor(ratios, dtype=dtype, device=x.device)[..., None, None]
+    right, down = (
+        torch.linspace(1 / size - 1, 1 - 1 / size, size, dtype=dtype, device=x.device) for size in (width, height)
+    )
     return _read_at(x, matrix[:, :, 0] * right, matrix[:, :, 1] * down[:, None], mode)
 
 
@@ -66,56 +71,53 @@ def read_shifted(x: Tensor, shift: Tensor, mode: Mode) -> Tensor:
     """
     dtype = _coordinate_dtype(x)
     height, width = x.shape[-2:]
+    reach = _REACH[mode]
     down, right = shift.to(x.device).view(-1, 2, 1).unbind(1)
     # Wrapped in float64, so that a shift by many pixels keeps its fraction.
     by_column, by_row = (
-        (torch.arange(size, dtype=torch.float64, device=x.device) - moved).remainder(size).to(dtype) - (size - 1) / 2
+        ((torch.arange(size, dtype=torch.float64, device=x.device) - moved).remainder(size) - (size - 1) / 2).to(dtype)
+        * (2 / (size + 2 * reach))
         for size, moved in ((width, right), (height, down))
     )
     by_column = torch.stack([by_column, torch.zeros_like(by_column)], 1)[:, :, None]
     by_row = torch.stack([torch.zeros_like(by_row), by_row], 1)[..., None]
-    return _read_at(x, by_column, by_row, mode, margin=_REACH[mode])
+    return _read_at(_wrapped(_wrapped(x, -2, reach), -1, reach), by_column, by_row, mode)
 
 
-def _read_at(x: Tensor, by_column: Tensor, by_row: Tensor, mode: Mode, margin: int = 0) -> Tensor:
+def _read_at(x: Tensor, by_column: Tensor, by_row: Tensor, mode: Mode) -> Tensor:
     """Reads images at positions that are the sum of a part for each column and one for each row; zero outside.
 
     Args:
         x: Images, shape ``(N, ..., H, W)``.
-        by_column: Shape ``(N or 1, 2, 1, W)``: pixels to the right and down from the middle.
-        by_row: Shape ``(N or 1, 2, H, 1)``, likewise.
+        by_column: Shape ``(N or 1, 2, 1, columns)``: where to read, to the right and down from the middle, as a share
+            of half the width and half the height.
+        by_row: Shape ``(N or 1, 2, rows, 1)``, likewise.
         mode: How to read between pixels.
-        margin: How many pixels from the other edge to put beyond each edge first.
 
     Returns:
-        Same shape and dtype as ``x``.
+        Shape ``(N, ..., rows, columns)``, the dtype of ``x``.
     """
-    height, width = x.shape[-2:]
+    size = (by_row.shape[-2], by_column.shape[-1])
     if mode == "nearest":
-        return _read_nearest(x, by_column, by_row, wrap=margin > 0)
-    images = x.reshape(len(x), x.shape[1:-2].numel(), height, width).to(by_row.dtype)
-    if margin:
-        images = _wrapped(_wrapped(images, -2, margin), -1, margin)
-    scale = torch.tensor([2 / images.shape[-1], 2 / images.shape[-2]], dtype=by_row.dtype, device=x.device).view(
-        2, 1, 1
-    )
+        return _read_nearest(x, by_column + by_row)
     # One sum, with the axis of the pairs before the pixels: writing pairs one by one takes as long as the reading.
-    grid = (by_column * scale + by_row * scale).permute(0, 2, 3, 1).expand(len(x), height, width, 2)
-    return F.grid_sample(images, grid, mode, align_corners=False).to(x.dtype).reshape(x.shape)
+    grid = (by_column + by_row).permute(0, 2, 3, 1).expand(len(x), *size, 2)
+    images = x.reshape(len(x), x.shape[1:-2].numel(), *x.shape[-2:]).to(grid.dtype)
+    return F.grid_sample(images, grid, mode, align_corners=False).to(x.dtype).reshape(*x.shape[:-2], *size)
 
 
-def _read_nearest(x: Tensor, by_column: Tensor, by_row: Tensor, *, wrap: bool) -> Tensor:
-    """Reads the nearest pixels, whatever their dtype; arguments as in ``_read_at``."""
+def _read_nearest(x: Tensor, positions: Tensor) -> Tensor:
+    """Reads the nearest pixels, whatever their dtype; ``positions`` has shape ``(N or 1, 2, rows, columns)``."""
     height, width = x.shape[-2:]
-    columns, rows = (by_column + by_row).unbind(1)
-    rows, columns = ((p + (size - 1) / 2).round().long() for p, size in ((rows, height), (columns, width)))
-    if wrap:
-        rows, columns = rows % height, columns % width
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    index = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
-    shape = (len(index), *[1] * (x.ndim - 3), height * width)
-    values = x.flatten(-2).gather(-1, index.view(shape).expand(*x.shape[:-2], height * width)).view(x.shape)
-    return torch.where(inside.view(len(index), *[1] * (x.ndim - 3), height, width), values, 0).to(x.dtype)
+    column, row = (
+        ((p + 1) * side - 1).div(2).round() for p, side in zip(positions.unbind(1), (width, height), strict=True)
+    )
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+    each = (len(index), *[1] * (x.ndim - 3))
+    values = x.flatten(-2).gather(-1, index.view(*each, -1).expand(*x.shape[:-2], index[0].numel()))
+    values = values.view(*values.shape[:-1], *index.shape[1:])
+    return torch.where(inside.view(*each, *index.shape[1:]), values, 0).to(x.dtype)
 
 
 def _wrapped(images: Tensor, dim: int, margin: int) -> Tensor:
