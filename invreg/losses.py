@@ -20,6 +20,7 @@ from invreg.functional import (
 )
 from invreg.groups import IndexedTransformations, Transformations
 from invreg.groups.batch import Batch, first_tensor, stack
+from invreg.groups.transformations import in_words
 
 __all__ = ["InvarianceLoss", "KLInvarianceLoss", "L2InvarianceLoss", "NormalizedL2InvarianceLoss"]
 
@@ -235,15 +236,14 @@ def check_draw(group: Transformations, samples: int | None, rng: torch.Generator
         raise TypeError(f"rng must be a torch.Generator, e.g. torch.Generator().manual_seed(0): got {rng!r}.")
     if samples is None:
         if group.order > 1 and not isinstance(group, IndexedTransformations):
-            count = "infinitely many" if group.order == inf else group.order
             raise ValueError(
-                f"{group!r} has {count} elements, which are not listed: say how many to draw per sample with samples=, "
-                "or list those of a finite part by Restricted."
+                f"{group!r} has {in_words(group.order)} elements, which are not listed: say how many to draw per "
+                "sample with samples=, or list those of a finite part by Restricted."
             )
         return
     most = group.order - 1
     if type(samples) is not int or samples < 1 or samples > most:
-        limit = "1 or more" if most == inf else f"1 to {most}" if most else "None"
+        limit = "1 or more" if most == inf else f"1 to {in_words(most)}" if most else "None"
         raise ValueError(
             f"samples must be {limit} for {group!r}, a whole number of non-identity elements: got {samples!r}."
             + (" None takes all." if isinstance(group, IndexedTransformations) else "")

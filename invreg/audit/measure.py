@@ -20,7 +20,7 @@ from invreg.functional import (
     normalized_logit_error,
     predicted_class,
 )
-from invreg.groups import Group, IndexedTransformations, Transformations, TransformationSet
+from invreg.groups import Group, IndexedTransformations, OnKeys, Transformations, TransformationSet
 from invreg.groups.batch import Batch, first_tensor, map_tensors, tensors
 from invreg.losses import check_draw
 from invreg.preserve import preserved
@@ -115,6 +115,10 @@ def measure_invariance(
         )
     if saliency_samples is not None and saliency_samples < 1:
         raise ValueError(f"saliency_samples must be 1 or more, or None for all: got {saliency_samples}.")
+    if isinstance(group, OnKeys) and saliency is not None:
+        raise ValueError(
+            f"Saliency maps are made for inputs of one tensor, not for {group!r}: set saliency=None."
+        )
     if isinstance(group, TransformationSet) and not group.realigns and saliency == "paper":
         saliency = None
     if device is None and isinstance(model, nn.Module):

@@ -178,7 +178,9 @@ class InvarianceReport:
         lines = [
             f"Invariance of {self.model} to {self.group}" + ("" if self.is_group else ", which is no group"),
             f"{_count(self.samples, 'sample')}, each under {_count(self.elements, noun)} ({how}); "
-            "value ± standard error over samples" + ("; no labels" if self.accuracy is None else ""),
+            "value ± standard error over samples"
+            + ("; no labels" if self.accuracy is None else "")
+            + ("; no saliency maps" if self.saliency is None and not self.is_group else ""),
             "",
             *_table([(label, str(value), note) for label, value, note in rows if value is not None]),
         ]

@@ -16,6 +16,9 @@ from invreg.groups.transformations import IndexedTransformations, Transformation
 if TYPE_CHECKING:
     from invreg.groups.custom import ActionGroup, PermutationGroup
 
+_MANY = 1_000
+"""From how many elements on those drawn twice are drawn again, rather than all put in a random order."""
+
 _MOST_DRAWS = 10_000
 """How often an element is drawn anew before there are thought to be no others."""
 
@@ -169,6 +172,12 @@ class FiniteGroup(IndexedTransformations, Group):
     def generators(self) -> Tensor:
         """Elements whose products are the whole group, shape ``(n,)``, int64; all but the identity if unknown."""
         return self.non_identity_elements()
+
+    def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
+        """Draws ``k`` different non-identity elements for each of ``n`` samples; see ``Transformations``."""
+        if self.order > _MANY and 0 < 2 * k < self.order:  # too many to give each a random key
+            return Group.sample_non_identity(self, n, k, rng)
+        return super().sample_non_identity(n, k, rng)
 
     def cayley_table(self) -> Tensor:
         """The multiplication table: entry ``[g, h]`` is ``gh``, shape ``(order, order)``, int64."""

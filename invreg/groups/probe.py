@@ -18,9 +18,14 @@ _SHORT = 4
 
 
 def distinct_values(sample_shape: Sequence[int]) -> Tensor:
-    """A batch of one sample whose entries all differ, in absolute value and in their distances too; float64."""
+    """A batch of one sample whose entries all differ, in absolute value and in their distances too; float64.
+
+    Every second one is negative.
+    """
     steps = 1 + torch.rand(prod(sample_shape), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return steps.cumsum(0).view(1, *sample_shape)
+    values = steps.cumsum(0)
+    values[1::2] *= -1
+    return values.view(1, *sample_shape)
 
 
 def smooth_values(sample_shape: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor
@@ -59,7 +59,8 @@ class _Product(Group):
     @property
     def order(self) -> float:  # type: ignore[override]
         """Number of pairs."""
-        return self.first.order * self.second.order
+        orders = (self.first.order, self.second.order)
+        return inf if inf in orders else orders[0] * orders[1]  # n! may be too large to multiply by infinity
 
     @property
     def identity(self) -> Tensor:
@@ -251,7 +252,7 @@ class DirectProduct(_Product):
 
     def __post_init__(self) -> None:
         _check_groups(self.first, self.second)
-        if _are_finite(self.first, self.second):
+        if _are_finite(self.first, self.second) and type(self) is DirectProduct:
             object.__setattr__(self, "__class__", _FiniteDirectProduct)
         self._check_parts()
 
@@ -318,7 +319,7 @@ class SemidirectProduct(_Product):
     _table: Tensor | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if _are_finite(self.first, self.second):
+        if _are_finite(self.first, self.second) and type(self) is SemidirectProduct:
             object.__setattr__(self, "__class__", _FiniteSemidirectProduct)
         if self.input_shape is not None:
             object.__setattr__(self, "input_shape", tuple(self.input_shape))
@@ -383,7 +384,9 @@ class SemidirectProduct(_Product):
         for h in self.second.elements():
             conjugated = self.second.act(h, self.first.orbit(self.second.act(self.second.inverse(h), x)).flatten(0, 1))
             distances, found = torch.cdist(conjugated.flatten(1), images).min(1)
-            unknown = distances > (apart[found] / 2).clamp_max(float(x.norm()))
+            # What interpolates lies near where it should, nearer than half-way to the next image.
+            limit = torch.full_like(distances, _ROUNDING * float(x.norm())) if self.exact else apart[found] / 2
+            unknown = distances > limit.clamp_max(float(x.norm()))
             if bool(unknown.any()):
                 n = unknown.nonzero()[0, 0]
                 raise _NotNormalError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invreg.groups.contract import Group
 from invreg.groups.positions import gather, span
-from invreg.groups.transformations import device_of, draw_non_identity
+from invreg.groups.transformations import device_of, draw_non_identity, in_words
 
 _MOST_LISTED = 50_000
 """``elements`` lists up to 8! permutations."""
@@ -83,8 +83,8 @@ class SymmetricGroup(Group):
         """
         if self.order > _MOST_LISTED:
             raise ValueError(
-                f"{self!r} has {self.order} elements, too many to list. Draw some with sample(), or set samples= in a "
-                "loss or an audit."
+                f"{self!r} has {in_words(self.order)} elements, too many to list. Draw some with sample(), or set "
+                "samples= in a loss or an audit."
             )
         return torch.tensor(list(permutations(range(self.n))))
 
@@ -107,7 +107,8 @@ class SymmetricGroup(Group):
         """Draws ``k`` different non-identity permutations for each of ``n`` samples; see ``Transformations``."""
         if not 0 < k < self.order:
             raise ValueError(
-                f"{self!r} has {self.order - 1} non-identity elements: cannot draw {k} different ones per sample."
+                f"{self!r} has {in_words(self.order - 1)} non-identity elements: cannot draw {k} different ones per "
+                "sample."
             )
         if self.n > _MOST_KEYS and torch.compiler.is_compiling():  # there, looking for repetitions would cost more
             return self.sample(n * k, rng).view(n, k, self.n).transpose(0, 1)

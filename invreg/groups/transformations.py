@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from math import inf
+from math import floor, inf, log10
 
 import torch
 from torch import Tensor
@@ -209,7 +209,8 @@ class IndexedTransformations(Transformations):
         if g.ndim == 0 and not torch.compiler.is_compiling():
             return self.transform(int(g), x)
         # A compiler cannot read the index out of a tensor: it gets the same element for each sample.
-        return self.transform_each(g.to(x.device).expand(len(x)), x)
+        some = self._check_batch(x)
+        return self.transform_each(g.to(some.device).expand(len(some)), x)
 
     def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:
         """The batch under every element.
@@ -253,6 +254,13 @@ def draw_non_identity(order: int, n: int, k: int, rng: torch.Generator | None) -
     """Draws ``k`` different indices from 1 to ``order - 1`` for each of ``n`` samples, shape ``(k, n)``."""
     keys = torch.rand(n, order - 1, generator=rng, device=device_of(rng))
     return keys.topk(k, dim=1).indices.T + 1
+
+
+def in_words(order: float) -> str:
+    """A number of elements, which may be too large to print."""
+    if order == inf:
+        return "infinitely many"
+    return str(order) if order < 10**20 else f"more than 10^{floor(log10(order))}"
 
 
 def device_of(rng: torch.Generator | None) -> torch.device | None:

@@ -234,7 +234,7 @@ def test_without_a_word_on_maps_there_are_none_by_default():
     assert report.saliency_similarity is report.saliency is report.completeness_gap is None
     assert all(one.saliency_similarity is None for one in report.per_element)
     assert calls == [7] * 5
-    assert "saliency" not in str(report)
+    assert "; no saliency maps" in str(report)
     assert report == measure_invariance(model, [(x, y)], CHANGES, saliency=None)
 
 

@@ -14,6 +14,7 @@ from invreg.groups import (
     CyclicRotation,
     Dihedral,
     FiniteGroup,
+    Flip,
     Group,
     PlanarRotation,
     Scaling,
@@ -287,3 +288,20 @@ def test_values_and_names():
             assert repr(twin) == repr(group)
     with pytest.raises(AttributeError):
         FLAT.exact = False
+
+
+def test_zeros_show_nothing_about_an_inverse():
+    group = Conjugated(Flip(), lambda x: 2 * x, lambda x: x)
+    group.act(torch.tensor(1), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"the inverse must undo the transform: .* with other values"):
+        group.act(torch.tensor(1), torch.ones(1, 3))
+
+
+def test_subclasses_keep_what_they_override():
+    class Unmoved(Conjugated):
+        def act_on_map(self, g, m):
+            return m
+
+    group = Unmoved(Flip(), torch.neg, torch.neg)
+    m = torch.randn(1, 3)
+    assert_exact(group.act_on_map(torch.tensor(1), m), m)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from invreg.groups import FiniteGroup, Group, SignFlip
+from invreg.groups import CyclicGroup, FiniteGroup, Group, SignFlip
 from tests.groups.catalogue import (
     S3,
     half_turn,
@@ -632,3 +632,37 @@ def test_all_symmetric_groups_up_to_four_have_all_permutations():
         group = FiniteGroup.from_permutations([[1, 0, *range(2, n)], [*range(1, n), 0]])
         rows = group.orbit(torch.arange(float(n))[None])[:, 0].tolist()
         assert sorted(rows) == sorted(list(map(float, p)) for p in itertools.permutations(range(n)))
+
+
+class TestManyElements:
+    """Of a large group some elements are drawn without giving each of the others a number first."""
+
+    class Shifts(CyclicGroup):
+        order = 1_000_000
+        exact = True
+
+        def transform(self, index, x):
+            return x.roll(index, -1)
+
+    def test_draws(self):
+        drawn = self.Shifts().sample_non_identity(500, 3, torch.Generator().manual_seed(0))
+        assert drawn.shape == (3, 500)
+        assert int(drawn.min()) > 0
+        assert int(drawn.max()) < 1_000_000
+        assert abs(drawn.double().mean() / 500_000 - 1) < 0.1
+        in_order = drawn.sort(0).values
+        assert bool((in_order[1:] > in_order[:-1]).all())
+
+    def test_nearly_all(self):
+        class Few(self.Shifts):
+            order = 1_200
+
+        drawn = Few().sample_non_identity(2, 1_199)
+        assert drawn.sort(0).values.T.tolist() == 2 * [list(range(1, 1_200))]
+
+
+@pytest.mark.parametrize("action", [lambda x: x.abs().flip(-1), lambda x: x.flip(-1).clamp(min=0)])
+def test_actions_that_lose_signs_are_no_group(action):
+    """On positive numbers they are mirrors."""
+    with pytest.raises(ValueError, match=r"is not closed|undoes"):
+        FiniteGroup.from_actions([torch.clone, action])

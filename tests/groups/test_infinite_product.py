@@ -24,6 +24,7 @@ from invreg.groups import (
     SymmetricGroup,
     Translation,
 )
+from invreg.losses import L2InvarianceLoss
 from tests.groups.test_continuous import assert_near, each_image, element, images, turned
 from tests.groups.test_symmetric import permuted
 from tests.tolerances import assert_exact, assert_linear
@@ -341,3 +342,29 @@ def test_empty_batch():
     empty = torch.zeros(0, 5, 3)
     assert_exact(CLOUDS.act(CLOUDS.identity, empty), empty)
     assert_exact(CLOUDS.act(CLOUDS.sample(0), empty), empty)
+
+
+def test_clouds_of_many_points_are_drawn_and_measured():
+    """1024! is too large a number to multiply by infinity, or to print."""
+    group = SymmetricGroup(1024, dim=1) * SpatialRotation()
+    assert group.order == math.inf
+    x = torch.randn(2, 1024, 3)
+    loss = L2InvarianceLoss(group, samples=2)(lambda v: v.square().mean((1, 2))[:, None].expand(-1, 2), x)
+    assert loss.item() == pytest.approx(0, abs=1e-10)
+    with pytest.raises(ValueError, match=r"has infinitely many elements, which are not listed"):
+        L2InvarianceLoss(group)
+    with pytest.raises(ValueError, match=r"SymmetricGroup\(n=2000, dim=1\) has more than 10\^5735 elements, too many"):
+        SymmetricGroup(2000).elements()
+    with pytest.raises(ValueError, match=r"has more than 10\^5735 elements, which are not listed"):
+        L2InvarianceLoss(SymmetricGroup(2000))
+
+
+def test_subclasses_keep_what_they_override():
+    class Reported(DirectProduct):
+        def act_on_map(self, g, m):
+            return m
+
+    group = Reported(Flip(), SignFlip())
+    m = torch.randn(1, 3)
+    assert type(group) is Reported
+    assert_exact(group.act_on_map(group.identity + 1, m), m)

@@ -1,6 +1,7 @@
 """Does one element act on all tensors of an input alike? Against each tensor's own group, by hand."""
 
 import copy
+import math
 import pickle
 from collections import OrderedDict
 from typing import NamedTuple
@@ -27,9 +28,10 @@ from invreg.groups import (
     Translation,
     Trivial,
 )
+from invreg.losses import L2InvarianceLoss
 from tests.groups.test_continuous import element, images
 from tests.groups.test_laws import GROUP_LAWS
-from tests.tolerances import assert_exact
+from tests.tolerances import assert_exact, assert_linear
 
 SQUARES = OnKeys({"image": Dihedral(4), "mask": Dihedral(4)})
 GRAPHS = OnKeys({"nodes": SymmetricGroup(4, dim=1), "adjacency": SymmetricGroup(4, dim=(1, 2))})
@@ -363,3 +365,29 @@ def test_what_is_given_is_not_held():
     group.groups["c"] = SignFlip()
     assert group == OnKeys({"a": Flip()})
     assert list(group.act(torch.tensor(1), {"a": torch.zeros(1, 2)})) == ["a"]
+
+
+class TestParts:
+    """Groups made of one that acts on several tensors act on them too."""
+
+    def test_restricted_by_one_element_per_sample(self):
+        group = Restricted(OnKeys({"a": PlanarRotation(), "b": PlanarRotation("nearest")}), [[math.pi]])
+        x = {"a": torch.randn(2, 1, 4, 4, dtype=torch.float64), "b": torch.arange(32).view(2, 4, 4)}
+        y = group.act(torch.tensor([0, 1]), x)
+        assert_linear(y["a"], torch.cat([x["a"][:1], x["a"][1:].flip((-2, -1))]))
+        assert_exact(y["b"], torch.cat([x["b"][:1], x["b"][1:].flip((-2, -1))]))
+
+    def test_behind_a_step_that_makes_several_tensors(self):
+        group = Conjugated(OnKeys({"a": CyclicRotation(4)}), lambda x: {"a": x}, lambda y: y["a"], exact=True)
+        x = torch.randn(2, 3, 3)
+        assert_exact(group.act(torch.tensor([0, 1]), x), torch.cat([x[:1], torch.rot90(x[1:], 1, (-2, -1))]))
+        assert L2InvarianceLoss(group, samples=2)(lambda v: v.flatten(1), x).item() > 0
+
+    def test_not_of_several_tensors_themselves(self):
+        with pytest.raises(TypeError, match=r"one tensor each: got another OnKeys"):
+            OnKeys({"a": OnKeys({"b": Flip()})})
+
+    def test_groups_of_many_elements_that_compose_in_other_ways_are_refused(self):
+        with pytest.raises(ValueError, match=r"has others than Dihedral\(order=101\) under 'b'"):
+            OnKeys({"a": CyclicRotation(202), "b": Dihedral(101)})
+        assert OnKeys({"a": CyclicRotation(202), "b": CyclicRotation(202)}).order == 202
