@@ -20,7 +20,7 @@ from invreg.functional import (
 )
 from invreg.groups import IndexedTransformations, Transformations
 from invreg.groups.batch import Batch, first_tensor, stack
-from invreg.groups.transformations import in_words
+from invreg.groups.transformations import checked, in_words
 
 __all__ = ["InvarianceLoss", "KLInvarianceLoss", "L2InvarianceLoss", "NormalizedL2InvarianceLoss"]
 
@@ -140,7 +140,7 @@ class InvarianceLoss(nn.Module):
             return self.group.orbit(inputs, identity=identity)
         some = first_tensor(inputs)
         elements = self.group.sample_non_identity(len(some), self.samples, self.rng).to(some.device)
-        transformed = [self.group.act(g, inputs) for g in elements]
+        transformed = [checked(self.group, self.group.act(g, inputs), inputs) for g in elements]
         return stack([inputs, *transformed] if identity else transformed)
 
 

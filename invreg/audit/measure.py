@@ -22,6 +22,7 @@ from invreg.functional import (
 )
 from invreg.groups import Group, IndexedTransformations, OnKeys, Transformations, TransformationSet
 from invreg.groups.batch import Batch, first_tensor, map_tensors, tensors
+from invreg.groups.transformations import checked
 from invreg.losses import check_draw
 from invreg.preserve import preserved
 from invreg.saliency import MapMethod, SaliencyMap, completeness_gap, saliency_similarity
@@ -74,7 +75,8 @@ def measure_invariance(
             the action itself loses, for which one more forward per batch and element is made.
         saliency: How to make the maps for SI: ``"paper"`` for ``SaliencyMap()``, another map method, or None to
             leave SI out. It is by far the most expensive part. The class to explain is the label or, without labels,
-            the model's own prediction at ``x``. A ``TransformationSet`` that does not say how it moves maps has no SI.
+            the model's own prediction at ``x``. ``OnKeys``, and a ``TransformationSet`` that does not say how it moves
+            maps, have none.
         saliency_samples: On how many samples, the first ones, SI is measured; None stands for all.
         samples: Non-identity elements drawn for each sample, without replacement; None measures all of a finite group.
         rng: Where drawn elements come from; None uses a generator with a fixed seed, so that audits can be repeated.
@@ -115,12 +117,11 @@ def measure_invariance(
         )
     if saliency_samples is not None and saliency_samples < 1:
         raise ValueError(f"saliency_samples must be 1 or more, or None for all: got {saliency_samples}.")
-    if isinstance(group, OnKeys) and saliency is not None:
-        raise ValueError(
-            f"Saliency maps are made for inputs of one tensor, not for {group!r}: set saliency=None."
-        )
-    if isinstance(group, TransformationSet) and not group.realigns and saliency == "paper":
+    mapless = isinstance(group, OnKeys) or (isinstance(group, TransformationSet) and not group.realigns)
+    if mapless and saliency == "paper":
         saliency = None
+    if isinstance(group, OnKeys) and saliency is not None:
+        raise ValueError(f"Saliency maps are made for inputs of one tensor, not for {group!r}: set saliency=None.")
     if device is None and isinstance(model, nn.Module):
         device = next((parameter.device for parameter in model.parameters()), None)
     audit = _Audit(
@@ -170,7 +171,7 @@ class _Audit:
             raise ValueError(
                 f"Either every batch has labels or none: it changes after {self.seen} samples. Audit them apart."
             )
-        rows = len(first_tensor(inputs))
+        rows = len(self.group._check_batch(inputs))
         elements = self._elements(rows, first_tensor(inputs).device)
         with torch.no_grad():
             # A model that writes into its input must not spoil the data.
@@ -250,7 +251,7 @@ class _Audit:
 
     def _act(self, element: Tensor, inputs: Batch) -> Batch:
         try:
-            return self.group.act(element, inputs)
+            return checked(self.group, self.group.act(element, inputs), inputs)
         except (TypeError, ValueError):  # bad input, which the group explains
             raise
         except Exception as error:

@@ -180,7 +180,7 @@ class InvarianceReport:
             f"{_count(self.samples, 'sample')}, each under {_count(self.elements, noun)} ({how}); "
             "value ± standard error over samples"
             + ("; no labels" if self.accuracy is None else "")
-            + ("; no saliency maps" if self.saliency is None and not self.is_group else ""),
+            + ("; no saliency maps" if self.saliency is None else ""),
             "",
             *_table([(label, str(value), note) for label, value, note in rows if value is not None]),
         ]

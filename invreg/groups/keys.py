@@ -27,8 +27,9 @@ class OnKeys(SameElements):
     Inputs are mappings, tuples or lists of tensors with one batch axis; those not named stay as they are. An element
     acts on each tensor as that tensor's own group does, so that all of these must have the same elements and compose
     them alike: ``PlanarRotation()`` for images goes with ``PlanarRotation("nearest")`` for their masks. A
-    ``FiniteGroup`` if they are. Losses and audits call the model with the whole input; audits make no saliency maps for
-    such inputs.
+    ``FiniteGroup`` if they are. Losses and audits call the model with the whole input as one argument
+    (``lambda batch: model(**batch)`` wraps others); audits make no saliency maps for it. A loader yields
+    ``((image, mask), labels)`` or, without labels, ``((image, mask),)``; ``input_key=`` picks keys of flat mappings.
 
     Args:
         groups: The group of each tensor, by its key or, for tuples and lists, its position.

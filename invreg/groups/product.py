@@ -309,6 +309,16 @@ class SemidirectProduct(_Product):
         >>> p4m = SemidirectProduct(CyclicTranslation(3, -1) * CyclicTranslation(3, -2), Dihedral(4))
         >>> p4m.order
         72
+
+        Rigid motions of images: turns counter-clockwise, shifts ``(down, right)``. Since ``Translation`` wraps around
+        and ``PlanarRotation`` does not, they are a group for content that stays clear of the edges.
+
+        >>> from invreg import PlanarRotation, Translation
+        >>> def turned_shift(h, n):
+        ...     (cosine, sine), (down, right) = (h[..., 0].cos(), h[..., 0].sin()), n.unbind(-1)
+        ...     return torch.stack([cosine * down - sine * right, sine * down + cosine * right], -1)
+        >>> SemidirectProduct(Translation(3.0), PlanarRotation(), turned_shift).element_shape
+        (3,)
     """
 
     first: Group

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from math import floor, inf, log10
 
 import torch
 from torch import Tensor
 
-from invreg.groups.batch import Batch, stack
+from invreg.groups.batch import Batch, stack, tensors
 
 
 class Transformations(ABC):
@@ -235,7 +236,7 @@ class IndexedTransformations(Transformations):
         start = 0 if identity else 1
         if start == self.order:
             return x[None, :][:0]
-        images: Tensor = stack([self.transform(index, x) for index in range(start, self.order)])
+        images: Tensor = stack([checked(self, self.transform(i, x), x) for i in range(start, self.order)])
         return images
 
     def _check_values(self, g: Tensor) -> None:
@@ -248,6 +249,28 @@ class IndexedTransformations(Transformations):
                 f"{self!r} has the elements 0 to {self.order - 1}: got {int(g[outside].flatten()[0])}{where}. "
                 f"elements() lists them."
             )
+
+
+def checked(group: Transformations, y: Batch, x: Batch) -> Batch:
+    """Returns ``y``, what an action made of ``x``, if its tensors have the shape, dtype and device that they had."""
+    after = dict(tensors(y)) if isinstance(y, (Tensor, Mapping, tuple, list)) else {}
+    for key, given in tensors(x):
+        found = after.get(key)
+        if not isinstance(found, Tensor) or (found.shape, found.dtype, found.device) != (
+            given.shape,
+            given.dtype,
+            given.device,
+        ):
+            came = (
+                f"{tuple(found.shape)}, {found.dtype} on {found.device}"
+                if isinstance(found, Tensor)
+                else type(y).__name__
+            )
+            raise ValueError(
+                f"{group!r} must keep shape, dtype and device, {tuple(given.shape)}, {given.dtype} on {given.device}: "
+                f"its action returned {came}. invreg.testing.check_group looks for more."
+            )
+    return y
 
 
 def draw_non_identity(order: int, n: int, k: int, rng: torch.Generator | None) -> Tensor:

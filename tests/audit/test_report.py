@@ -226,7 +226,8 @@ def test_leaves_out_what_was_not_measured():
     assert "orbit accuracy" not in shown
     assert all(line.rstrip().endswith(" -") for line in shown.splitlines()[-2:])
     shown = str(without_saliency())
-    assert "saliency" not in shown
+    assert "saliency similarity" not in shown
+    assert "; no saliency maps" in shown
     assert "completeness" not in shown
     assert "orbit accuracy" in shown
 

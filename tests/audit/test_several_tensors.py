@@ -417,7 +417,6 @@ WHOLE = {"image": IMAGE, "mask": MASK}
 QUARTERS = OnKeys({"image": CyclicRotation(4), "mask": CyclicRotation(4)})
 
 FAILURES = {
-    "maps": ({"saliency": "paper"}, ValueError, r"inputs of one tensor, not for OnKeys.*: set saliency=None"),
     "maps of one's own": ({"saliency": SaliencyMap()}, ValueError, r"inputs of one tensor, not for OnKeys.*: set sal"),
     "a key of the loader": (
         {"loader": [{"image": IMAGE}], "input_key": ("image", "mask")},
