@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 from torch import Tensor
 
-from invreg.groups import FiniteGroup, Group
+from invreg.groups import FiniteGroup, Group, OnKeys
 from invreg.groups.batch import Batch, map_tensors, rebuilt, tensors
 from invreg.groups.probe import distinct_values, probe_shapes
 from invreg.testing.laws import LAWS, ROUNDING, Violation
 from invreg.testing.mistakes import likely_mistake
 from invreg.testing.packed import Layout, packed
 from invreg.testing.strategies import element_stacks, elements, inputs, smooth_inputs, smooth_probe
+from invreg.testing.table import suspects
 
 if TYPE_CHECKING:
     import pytest
@@ -30,6 +33,18 @@ _MAX_SAMPLES = 4
 
 _WITHOUT_INPUTS = 10
 """How many times more examples the laws get that are about elements alone, which cost little."""
+
+_USUAL = 8
+"""How many draws from the group itself are tried besides."""
+
+_SIDE = 112
+"""Size of images that are chosen for a group that interpolates: large enough even for nearest neighbours."""
+
+_FEWER = 50_000
+"""Samples of more entries than this are tried less often."""
+
+_FEWEST = 5
+"""How many examples of large samples are tried all the same."""
 
 _PRINTED = 16
 """Tensors of up to this many entries are printed whole."""
@@ -73,18 +88,22 @@ def check_group(
     Args:
         group: The group.
         example_input: A batch, shape ``(N, ...)``, whose sample shape and dtype are those that the group is checked
-            on; or a mapping or tuple of such batches, for a group that acts on several tensors. None tries a few
-            shapes, in float64.
+            on; or a mapping or tuple of such batches, for a group that acts on several tensors. Whole numbers among
+            those are checked as floating-point numbers where the group acts on them, as on masks, and stay as they
+            are elsewhere. None tries a few shapes, in float64.
         tolerance: Largest error of an action that is not exact, relative to the norm of each sample. Two bilinear
             turns of images of 28 x 28 pixels are off by less than 0.1; fewer pixels or nearest neighbours make it more.
             For a group that only rounds, as products with matrices do, 1e-5 finds smaller mistakes.
-        max_examples: Number of inputs that are tried per law; laws about elements alone try ten times as many.
+        max_examples: Number of inputs that are tried per law, fewer of samples with more than 50,000 entries; laws
+            about elements alone try ten times as many.
 
     Raises:
         LawError: The group breaks a law. The message names it, with the elements and the smallest input that break it
             and, where it can be told, the likely mistake; so do the attributes ``law``, ``elements``, ``inputs``.
-        TypeError: ``group`` is no ``Group``, or ``example_input`` holds something else than floating-point tensors.
-        ValueError: The group cannot act on ``example_input``, which is also said of an empty one.
+        TypeError: ``group`` is no ``Group``, or lacks ``exact`` or ``order``; ``example_input`` holds no floating-point
+            tensors; ``tolerance`` or ``max_examples`` is no number.
+        ValueError: The group cannot act on ``example_input``, which is also said of an empty one; ``tolerance`` or
+            ``max_examples`` is not positive.
 
     Example:
         >>> from invreg import CyclicRotation, Flip
@@ -99,9 +118,10 @@ def check_group(
         g⁻¹g = e = gg⁻¹. With g = 1: g⁻¹g, which must be the identity, is 1, not 0.
         Likely mistake: inverse(1) should be 1, by which compose gives the identity.
     """
-    case = _case_of(group, example_input, tolerance, max_examples)
-    for law in LAWS:
-        _check(case, law)
+    with torch.inference_mode(False), torch.enable_grad():
+        case = _case_of(group, example_input, tolerance, max_examples)
+        for law in LAWS:
+            _check(case, law)
 
 
 def parametrize_with_laws(
@@ -118,8 +138,8 @@ def parametrize_with_laws(
         The decorator. The test calls ``law(group)``, which raises as ``check_group`` does.
 
     Raises:
-        TypeError: An item is neither a group nor such a pair.
-        ValueError: ``groups`` is empty, which would test nothing.
+        TypeError: ``groups`` is no list, an item neither a group nor such a pair, or as for ``check_group``.
+        ValueError: ``groups`` is empty, which would test nothing, or as for ``check_group``.
 
     Example:
         >>> from invreg import CyclicRotation, SignFlip
@@ -129,6 +149,9 @@ def parametrize_with_laws(
     """
     import pytest
 
+    if isinstance(groups, Group):
+        raise TypeError(f"parametrize_with_laws takes a list of groups: got {groups!r}. Write [{groups!r}].")
+    _check_settings(tolerance, max_examples)
     pairs: list[tuple[Group, Batch | None]] = [item if isinstance(item, tuple) else (item, None) for item in groups]
     if not pairs:
         raise ValueError("parametrize_with_laws needs at least one group: got an empty list, which would test nothing.")
@@ -167,6 +190,12 @@ class _Case:
     chosen: bool
     """Whether the sample shape was chosen here, since no example was given."""
 
+    @property
+    def examples(self) -> int:
+        """How many inputs are tried."""
+        share = min(1.0, _FEWER / torch.Size(self.sample_shape).numel()) ** 2
+        return min(self.max_examples, max(_FEWEST, int(self.max_examples * share)))
+
     def batches(self, n: int) -> st.SearchStrategy[Tensor]:
         """Inputs of ``n`` samples that are fair to this group."""
         if self.group.exact:
@@ -191,68 +220,106 @@ class _Case:
 
     @staticmethod
     def _together(parts: Iterable[Tensor]) -> Tensor:
-        return torch.cat([part.flatten(1) for part in parts], dim=1)
+        return torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
 
 
 def _check_types(group: object, example_input: object) -> None:
     if not isinstance(group, Group):
         given = f"the class {group.__name__}: write {group.__name__}(...)" if isinstance(group, type) else repr(group)
         raise TypeError(f"check_group checks a Group, e.g. CyclicRotation(4): got {given}.")
+    name = type(group).__name__
+    if not isinstance(getattr(group, "exact", None), bool):
+        raise TypeError(f"{name} must set exact = True, if it only moves and negates entries, or exact = False.")
+    if isinstance(group, FiniteGroup) and not isinstance(group.order, int):
+        raise TypeError(f"{name} must set order, its number of elements: got {group.order!r}.")
     if example_input is None:
         return
     several = isinstance(example_input, (Mapping, tuple, list)) and len(example_input) > 0
     found: list[Any] = [tensor for _, tensor in tensors(example_input)] if several else [example_input]
     for x in found:
-        if not isinstance(x, Tensor) or x.dtype not in ROUNDING:
+        if not isinstance(x, Tensor) or (
+            x.dtype not in ROUNDING and (not several or x.is_floating_point() or x.is_complex())
+        ):
             came = f"one of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"check_group needs floating-point tensors as example_input: got {came}. Use x.float().")
-        if (x.dtype, x.device) != (found[0].dtype, found[0].device):
+    for x in (floating := [x for x in found if x.is_floating_point()]):
+        if (x.dtype, x.device) != (floating[0].dtype, floating[0].device):
             raise TypeError(
-                f"check_group needs tensors of one dtype and device as example_input: got {found[0].dtype} on "
-                f"{found[0].device} and {x.dtype} on {x.device}."
+                f"check_group needs tensors of one dtype and device as example_input: got {floating[0].dtype} on "
+                f"{floating[0].device} and {x.dtype} on {x.device}."
             )
+
+
+def _check_settings(tolerance: object, max_examples: object) -> None:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
+        raise TypeError(f"tolerance must be a number: got {tolerance!r}.")
+    if not 0 < tolerance < inf:
+        raise ValueError(f"tolerance must be positive: got {tolerance}.")
+    if isinstance(max_examples, bool) or not isinstance(max_examples, int):
+        raise TypeError(f"max_examples must be a whole number: got {max_examples!r}.")
+    if max_examples < 1:
+        raise ValueError(f"max_examples must be at least 1: got {max_examples}.")
 
 
 def _case_of(group: Group, example_input: Batch | None, tolerance: float, max_examples: int) -> _Case:
     _check_types(group, example_input)
-    if not tolerance > 0:
-        raise ValueError(f"tolerance must be positive: got {tolerance}.")
-    if max_examples < 1:
-        raise ValueError(f"max_examples must be at least 1: got {max_examples}.")
-    given = example_input if example_input is not None else _find_example(group)
+    _check_settings(tolerance, max_examples)
+    given = _find_example(group) if example_input is None else example_input
     for _, x in tensors(given):
         if x.ndim == 0 or x.numel() == 0:
             raise ValueError(
                 f"check_group needs a batch with at least one sample, shape (N, ...): got shape {tuple(x.shape)}."
             )
-    if example_input is not None:
-        try:
-            group.act(group.identity, map_tensors(lambda x: x.detach().clone(), given))
-        except Exception as error:
-            came = ", ".join(f"{x.dtype} of shape {tuple(x.shape)}" for _, x in tensors(given))
-            raise ValueError(
-                f"check_group needs an input that the group acts on: {group!r} refuses {came}. {error}"
-            ) from error
-    if isinstance(given, Tensor):
-        return _Case(
-            group,
-            tuple(given.shape[1:]),
-            given.dtype,
-            given.device,
-            tolerance,
-            max_examples,
-            None,
-            example_input is None,
+    given = map_tensors(lambda x: x.detach().clone(), given)
+    layout = None if isinstance(given, Tensor) else _layout_of(group, given)
+    try:
+        e = group.identity
+        if isinstance(e, Tensor) and (e.shape, e.dtype) == (
+            group.element_shape,
+            group.element_dtype,
+        ):  # else a law tells
+            group.act(e, map_tensors(torch.clone, given if layout is None else layout.example))
+    except Exception as error:
+        came = ", ".join(f"{x.dtype} of shape {tuple(x.shape)}" for _, x in tensors(given))
+        raise ValueError(
+            f"check_group needs an input that the group acts on: {group!r} refuses {came}. {error}"
+        ) from error
+    x = given if layout is None else layout.pack(layout.example)
+    return _Case(
+        group if layout is None else packed(group, layout),
+        tuple(x.shape[1:]),
+        x.dtype,
+        x.device,
+        tolerance,
+        max_examples,
+        layout,
+        example_input is None,
+    )
+
+
+def _layout_of(group: Group, example: Batch) -> Layout:
+    """How several tensors become one: whole numbers that a group acts on, such as masks, as floating-point ones."""
+    entries = dict(tensors(example))
+    floating = [x for x in entries.values() if x.is_floating_point()]
+    dtype = floating[0].dtype if floating else torch.float64
+    moved = group.groups if isinstance(group, OnKeys) else entries
+    cast = {key: x.to(dtype) if key in moved else x for key, x in entries.items()}
+    try:
+        group.act(group.identity, rebuilt(example, cast))
+    except Exception:  # they may be indices
+        cast = entries
+    layout = Layout(rebuilt(example, {key: x[:1] for key, x in cast.items()}))
+    if not layout.shapes:
+        raise TypeError(
+            "check_group needs floating-point tensors as example_input: got none that the group acts on. Use x.float()."
         )
-    layout = Layout(map_tensors(lambda x: x[:1].detach(), given))
-    x = layout.pack(layout.example)
-    return _Case(packed(group, layout), tuple(x.shape[1:]), x.dtype, x.device, tolerance, max_examples, layout, False)
+    return layout
 
 
 def _find_example(group: Group) -> Tensor:
     """A batch that the group acts on."""
     sizes = (*([group.order] if isinstance(group, FiniteGroup) else []), *group.element_shape)
-    smooth = [(1, 32, 32), (32, 32), (8, 3), (32,)]
+    smooth = [(1, _SIDE, _SIDE), (_SIDE, _SIDE), (8, 3), (_SIDE,)]
     shapes = [(2, 4, 4), (4, 4), (4,), *probe_shapes(sizes)] if group.exact else [*smooth, *probe_shapes(sizes)]
     failure: Exception | None = None
     for shape in shapes:
@@ -270,7 +337,8 @@ def _find_example(group: Group) -> Tensor:
 
 
 def _check_law(law: str, group: Group, *, example_input: Batch | None, tolerance: float, max_examples: int) -> None:
-    _check(_case_of(group, example_input, tolerance, max_examples), law)
+    with torch.inference_mode(False), torch.enable_grad():
+        _check(_case_of(group, example_input, tolerance, max_examples), law)
 
 
 # --------------------------------------------------------------------------------------------- how it is checked
@@ -299,13 +367,19 @@ def _check(case: _Case, name: str) -> None:
         try:
             law(case.group, **{key: _copy(value) for key, value in arguments.items()})
         except Exception as error:
+            if _out_of_memory(error):
+                raise
             raise _Broken(arguments) from error
 
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         try:
             if wanted:
-                examples = case.max_examples * (1 if {"x", "each"} & set(wanted) else _WITHOUT_INPUTS)
+                examples = case.examples if {"x", "each"} & set(wanted) else _WITHOUT_INPUTS * case.max_examples
                 _as_property(run, _arguments(case, wanted), examples)()
+                for arguments in _usual(case, wanted):
+                    run(arguments)
+                for found in suspects(name, case.group, case.probe().to(case.dtype)):
+                    run({key: found[key] if key in found else _any(case, key) for key in wanted})
             else:
                 run({"probe": case.probe()} if "probe" in inspect.signature(law).parameters else {})
         except _Broken as broken:
@@ -322,6 +396,12 @@ def _check(case: _Case, name: str) -> None:
     given = {key: value for key, value in arguments.items() if key in ("f", "g", "h", "each")}
     broken_law = LawError(message, law=name, elements=given, inputs=batch)
     raise broken_law from (None if isinstance(failure, Violation) else failure)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _as_property(run: Any, drawn: st.SearchStrategy[dict[str, Any]], max_examples: int) -> Any:
@@ -364,6 +444,26 @@ def _arguments(case: _Case, wanted: list[str]) -> st.SearchStrategy[dict[str, An
     return st.one_of([of_size(n) for n in range(1, _MAX_SAMPLES + 1)])
 
 
+def _usual(case: _Case, wanted: list[str]) -> Iterator[dict[str, Any]]:
+    """Elements as the group draws them and a batch with nothing special, which hypothesis may not have come to."""
+    if not {"g", "x"} <= set(wanted):
+        return
+    probe = case.probe() / case.probe().abs().max()
+    x = torch.cat([probe, -0.5 * probe.flip(-1)]).to(case.dtype) if case.group.exact else probe.to(case.dtype)
+    for seed in range(min(_USUAL, 1 + case.examples // 2)):
+        each = case.group.sample(len(x), torch.Generator().manual_seed(seed)).to(case.device)
+        f, g, h = case.group.sample(3, torch.Generator().manual_seed(_USUAL + seed))
+        given = {"f": f, "g": g, "h": h, "each": each, "x": x, "tolerance": case.tolerance}
+        yield {key: given[key] for key in wanted}
+
+
+def _any(case: _Case, key: str) -> Any:
+    """What a law needs besides the elements that are chosen for it."""
+    if key == "tolerance":
+        return case.tolerance
+    return case.group.identity[None].to(case.device) if key == "each" else case.group.identity
+
+
 def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
@@ -381,6 +481,8 @@ class _Words(str):
 def _message(
     case: _Case, name: str, arguments: dict[str, Any], failure: BaseException | None, mistake: str | None
 ) -> str:
+    if case.layout is not None and isinstance(failure, Violation):
+        failure = Violation(_with_keys(str(failure), case.layout))
     statement = (inspect.getdoc(LAWS[name]) or name).splitlines()[0].rstrip(".")
     statement = statement[0].lower() + statement[1:]
     shown = list(_shown(arguments, case.layout))
@@ -397,6 +499,15 @@ def _message(
             f" Samples of shape {case.sample_shape} were chosen here: if the group acts on others, give example_input."
         )
     return f'{case.group!r} breaks the law "{name}", {statement}. {given}{what}{end}'
+
+
+def _with_keys(message: str, layout: Layout) -> str:
+    """The message with positions in what is packed told by key and position there."""
+    return re.sub(
+        r"at position \((\d+), (\d+)\)",
+        lambda found: "at {!r}, position {}".format(*layout.unpacked_position(int(found[1]), int(found[2]))),
+        message,
+    )
 
 
 def _shown(arguments: dict[str, Any], layout: Layout | None) -> Iterator[str]:

@@ -9,7 +9,7 @@ one to repair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import inf
 
@@ -17,12 +17,21 @@ import torch
 from torch import Tensor
 
 from invreg.groups import FiniteGroup, Group
+from invreg.testing.strategies import SHORT
 
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 """How far the rounding of each dtype may move a result, relative to the largest entry of the sample."""
 
 _IDENTITY = 1e-4
 """How far the identity of an action that interpolates may move a sample, relative to it; wider where rounding is."""
+
+_RINGING = 0.5
+"""How negative a map may become, relative to its largest entry, by a group that interpolates with waves."""
+
+_IF_INTERPOLATED = "If interpolation explains it, pass a larger tolerance or a larger, smoother example_input"
+
+_WHOLE = 1e6
+"""Errors of this many times the norm are not told as its multiples."""
 
 _SIGNIFICANT = 5.0
 """Standard deviations beyond which counts are not those of equally likely elements (p = 3e-7)."""
@@ -57,23 +66,33 @@ def sampling(group: Group) -> None:
     torch.manual_seed(1)
     if not torch.equal(group.sample(64), from_global):
         raise Violation("without rng, draws do not follow torch's global generator")
-    order = group.order if isinstance(group, FiniteGroup) else inf
-    if order == 1:
+    if group.order == 1:
+        return
+    countable = not group.element_dtype.is_floating_point
+    unknown = countable and group.order == inf  # there may be few elements, or the identity alone
+    if unknown and (draws == torch.as_tensor(group.identity)).all():
         return
     if torch.equal(group.sample(64, _seeded(2)), draws):
         raise Violation("generators with different seeds give the same 64 draws")
-    k = int(min(order - 1, 3))
-    others = group.sample_non_identity(64, k, _seeded(1))
+    k = int(min(group.order - 1, 3))
+    while True:
+        try:
+            others = group.sample_non_identity(64, k, _seeded(1))
+            break
+        except ValueError:
+            if not unknown or k == 1:
+                raise
+            k -= 1
     _require_elements(group, others, (k, 64), f"sample_non_identity(64, {k}, rng)")
-    if (others == group.identity).flatten(2).all(2).any() if group.element_shape else (others == group.identity).any():
+    flat = others.reshape(k, 64, -1)
+    if (flat == torch.as_tensor(group.identity).reshape(-1)).all(2).any():
         raise Violation("sample_non_identity draws the identity")
-    in_order = others.sort(0).values
-    if isinstance(group, FiniteGroup) and (in_order[1:] == in_order[:-1]).any():
+    if countable and any((flat[i] == flat[j]).all(1).any() for i in range(k) for j in range(i)):
         raise Violation("sample_non_identity draws an element twice for one sample")
 
 
 def form(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
-    """g·x has the shape, dtype and device of x.
+    """g·x has the shape, dtype and device of x, and is finite where x is; the identity is an element.
 
     Args:
         group: The group.
@@ -81,6 +100,7 @@ def form(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
         each: One element per sample.
         x: A batch.
     """
+    _require_elements(group, group.identity, (), "identity")
     for element, how in _ways(g, each):
         y = group.act(element, x)
         if not isinstance(y, Tensor):
@@ -91,6 +111,8 @@ def form(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
             raise Violation(f"{how}, act returns {y.dtype} for {x.dtype}")
         if y.device != x.device:
             raise Violation(f"{how}, act returns a tensor on {y.device} for one on {x.device}")
+        if not y.isfinite().all():
+            raise Violation(f"{how}, act makes NaN or infinity of finite numbers")
     for device in ("meta", "cuda") if torch.cuda.is_available() else ("meta",):
         try:
             y = group.act(g, x.to(device))
@@ -116,7 +138,7 @@ def unwritten(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
             given, given_element = x.clone(), element.clone()
             try:
                 act(given_element, given)
-            except ValueError:
+            except (ValueError, NotImplementedError):
                 if act == group.act:
                     raise
                 continue  # a group may not know how maps move
@@ -161,12 +183,15 @@ def precision(group: Group, g: Tensor, each: Tensor, x: Tensor, tolerance: float
             y = group.act(element, given)
             if y.dtype != dtype:
                 raise Violation(f"{how}, act returns {y.dtype} for {dtype}")
-            reference = group.act(element, given.double()).to(dtype)
-            _require_same(group, y, reference, given, tolerance, f"{how}, act in {dtype} and act in float64")
+            if dtype != torch.float64:
+                reference = group.act(element, given.double()).to(dtype)
+                what = f"{how}, act in {dtype} and act in float64"
+                _require_same(group, y, reference, given, tolerance, what, (element,))
         coarse = _moderate(x)
-        fine = coarse * (1 + 2**-30)
-        if torch.equal(group.act(element, coarse), group.act(element, fine)) and group.act(element, fine).any():
-            raise Violation(f"{how}, act on float64 loses digits: x and (1 + 2**-30)·x, which differ, give the same")
+        fine = coarse * (1 - 2**-30)  # so that it stays in the range of an image
+        moved = group.act(element, fine)
+        if coarse.any() and moved.any() and torch.equal(group.act(element, coarse), moved):
+            raise Violation(f"{how}, act on float64 loses digits: x and (1 - 2**-30)·x, which differ, give the same")
 
 
 def batch(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
@@ -184,6 +209,28 @@ def batch(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
     alone = torch.cat([group.act(element, row[None]) for element, row in zip(each, x, strict=True)])
     what = "by one element per sample, act on the batch and act on each sample alone"
     _require_close(group.act(each, x), alone, x, limit, what)
+
+
+def memory(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
+    """How x lies in memory makes no difference.
+
+    Args:
+        group: The group.
+        g: An element.
+        each: One element per sample.
+        x: A batch.
+    """
+    last = x.ndim - 1
+    orders = [[1, 0]] if x.ndim == 2 else [[0, *range(1, last - 1), last, last - 1], [0, *range(2, x.ndim), 1]]
+    orders = orders if x.ndim > 1 else []
+    for element, how in _ways(g, each):
+        expected = group.act(element, x)
+        for order in orders:
+            back = torch.tensor(order).argsort().tolist()
+            other = x.permute(order).contiguous().permute(back)
+            if other.stride() != x.stride():
+                what = f"{how}, act on x with strides {other.stride()} and on x in one piece"
+                _require_close(group.act(element, other), expected, x, ROUNDING[x.dtype], what)
 
 
 # --------------------------------------------------------------------------------------------- laws of the group
@@ -281,8 +328,8 @@ def compatibility(group: Group, g: Tensor, h: Tensor, x: Tensor, tolerance: floa
         x: A batch.
         tolerance: Largest error of an action that interpolates, relative to the norm of each sample.
     """
-    in_turn = group.act(g, group.act(h, x))
-    _require_same(group, in_turn, group.act(group.compose(g, h), x), x, tolerance, "g·(h·x) and (gh)·x")
+    in_turn, at_once = group.act(g, group.act(h, x)), group.act(group.compose(g, h), x)
+    _require_same(group, in_turn, at_once, x, tolerance, "g·(h·x) and (gh)·x", (h, g))
 
 
 def action_inverse(group: Group, g: Tensor, x: Tensor, tolerance: float = 0.1) -> None:
@@ -295,8 +342,8 @@ def action_inverse(group: Group, g: Tensor, x: Tensor, tolerance: float = 0.1) -
         tolerance: As in ``compatibility``.
     """
     undone = group.inverse(g)
-    _require_same(group, group.act(undone, group.act(g, x)), x, x, tolerance, "g⁻¹·(g·x) and x")
-    _require_same(group, group.act(g, group.act(undone, x)), x, x, tolerance, "g·(g⁻¹·x) and x")
+    _require_same(group, group.act(undone, group.act(g, x)), x, x, tolerance, "g⁻¹·(g·x) and x", (g, undone))
+    _require_same(group, group.act(g, group.act(undone, x)), x, x, tolerance, "g·(g⁻¹·x) and x", (undone, g))
 
 
 def exactness(group: Group, g: Tensor, h: Tensor, x: Tensor) -> None:
@@ -312,7 +359,7 @@ def exactness(group: Group, g: Tensor, h: Tensor, x: Tensor) -> None:
         return
     for y in (x, -x):  # where there are zeros, one of the two has negative ones
         hy = group.act(h, y)
-        before, after = (z.abs().flatten(1).sort(1).values for z in (y, hy))
+        before, after = (_rows(z).abs().sort(1).values for z in (y, hy))
         if not torch.equal(before, after):
             raise Violation("h·x has entries that x, up to signs, has not" + _furthest(after, before))
         unmoved, in_turn, at_once = group.act(group.identity, y), group.act(g, hy), group.act(group.compose(g, h), y)
@@ -357,8 +404,9 @@ def gradient(group: Group, g: Tensor, each: Tensor, x: Tensor) -> None:
 def maps(group: Group, g: Tensor, h: Tensor, x: Tensor, tolerance: float = 0.1) -> None:
     """Maps over the inputs' domain, such as saliency maps, move as the inputs do.
 
-    ``act_on_map`` is an action itself, keeps shape and dtype, agrees with ``act`` but for signs, and takes maps whose
-    channels were summed. A group that says with a ValueError that it knows of no maps is left in peace.
+    ``act_on_map`` is an action itself, keeps shape and dtype, agrees with ``act`` but for signs where that does no more
+    than move, and, if it takes maps whose channels were summed, moves them as the others. A group that says with a
+    ValueError or a NotImplementedError that it knows of no maps is left in peace.
 
     Args:
         group: The group.
@@ -370,24 +418,25 @@ def maps(group: Group, g: Tensor, h: Tensor, x: Tensor, tolerance: float = 0.1) 
     m = x.abs() if group.exact else x
     try:
         group.act_on_map(group.identity, m)
-    except ValueError:
+    except (ValueError, NotImplementedError):
         return
     _require_action_on_maps(group, g, h, m, tolerance)
     if group.exact and not torch.equal(group.act_on_map(g, m), group.act(g, x).abs()):
         raise Violation("act_on_map(g, |x|) is not |g·x|" + _furthest(group.act_on_map(g, m), group.act(g, x).abs()))
-    moved = group.act_on_map(g, x.square()) if not group.exact else m
-    if moved.min() < -tolerance * x.square().max():
-        raise Violation("act_on_map makes a map negative that is not")
+    if not group.exact:
+        _require_maps_to_move(group, g, x, tolerance)
     if x.ndim < 4:
         return
     m = _moderate(m)
     summed = m.sum(1, keepdim=True)
     expected = group.act_on_map(g, m).sum(1, keepdim=True)
+    what = "the sum, with entries of axis 1 in other places,"
     try:
+        elsewhere = group.act_on_map(g, m.roll(max(1, m.shape[1] // 2), 1)).sum(1, keepdim=True)
+        _require_same(group, elsewhere, expected, summed, tolerance, what)
         moved = group.act_on_map(g, summed)
-        elsewhere = group.act_on_map(g, m.roll(1, 1)).sum(1, keepdim=True)
-        _require_same(group, elsewhere, expected, summed, tolerance, "the sum, with entries of axis 1 in other places,")
-    except (ValueError, Violation):
+        group.act_on_map(h, summed)
+    except Exception:
         return  # the group knows of no such maps, or axis 1 is no axis of channels
     _require_action_on_maps(group, g, h, summed, tolerance)
     _require_same(group, moved, expected, summed, tolerance, "act_on_map of summed channels and the sum of act_on_map")
@@ -422,8 +471,9 @@ LAWS: dict[str, Callable[..., None]] = {
         form,
         unwritten,
         determinism,
-        precision,
         batch,
+        memory,
+        precision,
         closure,
         identity,
         associativity,
@@ -483,26 +533,84 @@ def _furthest(actual: Tensor, expected: Tensor) -> str:
     return f": they differ by {amount} at position {index}"
 
 
+def _rows(x: Tensor) -> Tensor:
+    """The entries of each sample, one row each; also of samples that are single numbers."""
+    return x.reshape(len(x), -1)
+
+
 def _require_close(
-    actual: Tensor, expected: Tensor, x: Tensor, limit: float, what: str, *, largest: bool = True
+    actual: Tensor,
+    expected: Tensor,
+    x: Tensor,
+    limit: float,
+    what: str,
+    *,
+    largest: bool = True,
+    on_the_way: Callable[[], Iterable[Tensor]] = tuple,
+    hint: str = "",
 ) -> None:
-    """Raises unless each sample agrees, relative to that of ``x``: in its largest entry, or in its norm."""
+    """Raises unless each sample agrees: in its largest entry, or in its norm.
+
+    That is relative to ``x``, to ``expected`` and, only where this is not enough, to what there was ``on_the_way``: a
+    rounding error is as large as the numbers that are rounded.
+    """
     if actual.shape != expected.shape:
         raise Violation(f"{what} have shapes {tuple(actual.shape)} and {tuple(expected.shape)}")
     order = inf if largest else 2
-    error = torch.linalg.vector_norm(_gap(actual, expected).flatten(1), order, dim=1)
-    size = torch.linalg.vector_norm(x.double().flatten(1), order, dim=1)
-    if (error > limit * size).any():
-        relative = float((error / size).nan_to_num(nan=0.0).max())
-        allowed = "" if largest else f", {relative:.2g} of the norm of x, where {limit:g} is allowed"
-        raise Violation(f"{what} differ{_furthest(actual, expected).removeprefix(': they differ')}{allowed}")
+
+    def sizes(z: Tensor) -> Tensor:
+        norms: Tensor = torch.linalg.vector_norm(_rows(z).double(), order, dim=1)
+        return norms
+
+    error = sizes(_gap(actual, expected))
+    size = torch.maximum(sizes(x), sizes(expected).nan_to_num())
+    if not (error > limit * size).any():
+        return
+    for other in on_the_way():
+        size = torch.maximum(size, sizes(other).nan_to_num(posinf=0.0))
+    if not (error > limit * size).any():
+        return
+    relative = float((error / size).nan_to_num(nan=0.0).max())
+    found = f", {_more_than(limit, relative)} of the norm, where {limit:g} is allowed" if relative < _WHOLE else ""
+    allowed = "" if largest else found + (hint and f". {hint}")
+    raise Violation(f"{what} differ{_furthest(actual, expected).removeprefix(': they differ')}{allowed}")
 
 
-def _require_same(group: Group, actual: Tensor, expected: Tensor, x: Tensor, tolerance: float, what: str) -> None:
-    """Raises unless two results of acting agree: to rounding, or in norm where the group interpolates."""
+def _more_than(limit: float, number: float) -> str:
+    """A number in three digits, or as many as show that it is above the limit."""
+    texts = (f"{number:.{digits}g}" for digits in range(3, 18))
+    return next(text for text in texts if float(text) > limit)
+
+
+def _require_same(
+    group: Group,
+    actual: Tensor,
+    expected: Tensor,
+    x: Tensor,
+    tolerance: float,
+    what: str,
+    elements: Sequence[Tensor] = (),
+) -> None:
+    """Raises unless two results of acting agree: to rounding, or in norm where the group interpolates.
+
+    ``elements`` are those that acted on ``x``, one after another.
+    """
     rounding = ROUNDING[x.dtype]
-    limit = rounding if group.exact else max(tolerance, rounding)
-    _require_close(actual, expected, x, limit, what, largest=group.exact)
+    if group.exact:
+        _require_close(actual, expected, x, rounding, what)
+        return
+    limit = max(tolerance, rounding)
+    on_the_way = partial(_on_the_way, group, x, elements)
+    _require_close(actual, expected, x, limit, what, largest=False, on_the_way=on_the_way, hint=_IF_INTERPOLATED)
+
+
+def _on_the_way(group: Group, x: Tensor, elements: Sequence[Tensor]) -> list[Tensor]:
+    """What elements make of ``x`` one after another, also with other signs, so that terms cannot all cancel."""
+    found = [x]
+    for g in elements:
+        signs = 2 * torch.randint(2, x.shape, generator=_seeded(9)).to(x) - 1
+        found += [group.act(g, z) for y in found for z in (y, signs * y)]
+    return found
 
 
 def _require_elements(group: Group, g: object, stack: tuple[int, ...], what: str) -> None:
@@ -538,6 +646,35 @@ def _is_linear(act: Callable[[Tensor], Tensor], x: Tensor, w: Tensor) -> bool:
     return torch.allclose(act(2 * x + w), 2 * act(x) + act(w), rtol=1e-9, atol=1e-9)
 
 
+def evened(x: Tensor) -> Tensor:
+    """The same along axes that may hold channels or coordinates, whose values an action may mix."""
+    for axis in range(1, x.ndim):
+        if x.shape[axis] <= SHORT:
+            x = x.mean(axis, keepdim=True).expand(x.shape)
+    return x
+
+
+def _require_maps_to_move(group: Group, g: Tensor, x: Tensor, tolerance: float) -> None:
+    """Raises unless maps stay positive and, where ``act`` only moves entries of an input, move as those do."""
+    moved, largest = group.act_on_map(g, x.square()), x.square().max()
+    if moved.min() < -max(tolerance, _RINGING) * largest:
+        raise Violation("act_on_map makes a map negative that is not")
+    even: Callable[[Tensor], Tensor] = getattr(group, "evened", evened)
+    m = even(x.double().abs())
+    ones = torch.ones_like(m)
+    kept = (group.act(g, ones).abs() - 1).abs() <= tolerance / 100
+    peaks = torch.zeros_like(_rows(m)).scatter_(1, _rows(m).argmax(1, keepdim=True), 1.0).view(m.shape)
+    peaks = even(peaks)
+    expected, moved_peaks = group.act(g, m), group.act(g, peaks)
+    if expected.sum() < 0:
+        expected, moved_peaks = -expected, -moved_peaks
+    positive = expected.min() >= -0.1 * m.max() and moved_peaks.min() >= -_RINGING * peaks.max()
+    moves = kept.double().mean() > 0.5 and positive
+    if moves and _is_linear(partial(group.act, g), m, ones):
+        what = "act_on_map(g, |x|) and g·|x|, for x the same in all channels,"
+        _require_same(group, group.act_on_map(g, m), expected, m, tolerance, what)
+
+
 def _require_action_on_maps(group: Group, g: Tensor, h: Tensor, m: Tensor, tolerance: float) -> None:
     unmoved, hm = group.act_on_map(group.identity, m), group.act_on_map(h, m)
     if (hm.shape, hm.dtype) != (m.shape, m.dtype):
@@ -568,7 +705,7 @@ def _require_uniform(draws: Tensor, categories: range, how: str) -> None:
 def _require_invariant(group: Group, probe: Tensor) -> None:
     """Raises unless s·x and (gs)·x look alike in random directions (two-sample Kolmogorov-Smirnov test)."""
     probe = probe.double()
-    n = max(200, min(5_000, 20_000_000 // probe.numel()))
+    n = max(200, min(5_000, 8_000_000 // probe.numel()))
     directions = torch.randn(probe.numel(), 3, dtype=torch.float64, generator=_seeded(5)).to(probe.device)
     rows = max(1, 4_000_000 // probe.numel())
     unit = 1e-6 * probe.norm()
@@ -576,7 +713,7 @@ def _require_invariant(group: Group, probe: Tensor) -> None:
     def projected(elements: Tensor) -> Tensor:
         elements = elements.to(probe.device)
         parts = [elements[start : start + rows] for start in range(0, n, rows)]
-        images = [group.act(part, probe.expand(len(part), *probe.shape[1:])).flatten(1) @ directions for part in parts]
+        images = [_rows(group.act(part, probe.expand(len(part), *probe.shape[1:]))) @ directions for part in parts]
         values: Tensor = torch.cat(images) / unit
         return values.round().T.contiguous().sort(1).values  # rounded, so that ties stay ties
 

@@ -60,6 +60,10 @@ def _always_float32(group: Group, g: Tensor, x: Tensor) -> str | None:
     return None
 
 
+def _wrong_dtype(group: Group, g: Tensor, x: Tensor) -> str | None:
+    return None if group.act(g, x).dtype == x.dtype else _always_float32(group, g, x)
+
+
 def _through_float32(group: Group, g: Tensor, x: Tensor) -> str | None:
     fine = x.double() / x.double().abs().max() * (1 + 2**-30)
     if torch.equal(group.act(g, fine), group.act(g, fine.float()).double()):
@@ -207,9 +211,14 @@ def _other_idle_element(group: Group, x: Tensor) -> str | None:
 
 def _reversed(group: Group, g: Tensor, h: Tensor, x: Tensor) -> str | None:
     more = (group.sample(8, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    commute = True
     for a, b in [(g, h), *zip(*more, strict=True)]:
-        if not _near(group.act(a, group.act(b, x)), group.act(group.compose(b, a), x)):
+        other_way = group.act(group.compose(b, a), x)
+        if not _near(group.act(a, group.act(b, x)), other_way):
             return None
+        commute = commute and _near(group.act(group.compose(a, b), x), other_way)
+    if commute:
+        return None
     return (
         "composition looks reversed: g·(h·x) = (hg)·x holds on this input. Swap the factors in compose, or let "
         "act undo what it does now."
@@ -218,8 +227,8 @@ def _reversed(group: Group, g: Tensor, h: Tensor, x: Tensor) -> str | None:
 
 def _second_only(group: Group, g: Tensor, h: Tensor, x: Tensor) -> str | None:
     product = group.act(group.compose(g, h), x)
-    for element, name in ((g, "g"), (h, "h")):
-        if _near(product, group.act(element, x)) and not _near(group.act(group.identity, x), group.act(element, x)):
+    for element, name, other in ((g, "g", h), (h, "h", g)):
+        if _near(product, group.act(element, x)) and not _near(group.act(other, x), x):
             return f"gh acts as {name} alone on this input: compose, or act, forgets the other factor."
     return None
 
@@ -242,7 +251,8 @@ def _not_exact(group: Group, x: Tensor) -> str | None:
     rng = torch.Generator().manual_seed(1)
     x = torch.randn(x.shape, generator=rng).to(x)  # the smallest input that breaks the law may be zero
     for g in group.sample(4, rng):
-        if not torch.equal(group.act(g, x).abs().flatten(1).sort(1).values, x.abs().flatten(1).sort(1).values):
+        before, after = (y.abs().reshape(len(x), -1).sort(1).values for y in (x, group.act(g, x)))
+        if not torch.equal(before, after):
             return "act computes new values: set exact = False."
     return None
 
@@ -268,7 +278,8 @@ def _untransposed(group: Group, g: Tensor, each: Tensor, x: Tensor) -> str | Non
 
 
 def _signed_maps(group: Group, g: Tensor, x: Tensor) -> str | None:
-    if (group.act_on_map(g, x.abs()) < 0).any():
+    moved = group.act_on_map(g, x.abs())
+    if moved.min() < -(0 if group.exact else 0.5) * x.abs().max():
         return "act_on_map changes values, as act does: override it, so that it only moves them."
     return None
 
@@ -303,14 +314,25 @@ def _ignores_rng(group: Group) -> str | None:
 def _off_by_one(group: Group) -> str | None:
     if isinstance(group, FiniteGroup) and group.order > 1:
         draws = group.sample(100 * group.order, torch.Generator().manual_seed(3))
-        if int(draws.max()) == group.order - 2:
+        if set(draws.tolist()) == set(range(group.order - 1)):
             return "the last element is left out: torch.randint(order, ...) already excludes its upper end."
+    return None
+
+
+def _not_compact(group: Group) -> str | None:
+    if group.element_dtype.is_floating_point:
+        draws = group.sample(200, torch.Generator().manual_seed(3))
+        powers = draws
+        for _ in range(6):
+            powers = group.compose(powers, powers)
+        if not (powers.abs() <= 8 * draws.abs().max()).all():
+            return "draws cover a part of the group only: set local = True if no uniform distribution exists."
     return None
 
 
 _GUESSES: dict[str, tuple[Callable[..., str | None], ...]] = {
     "sampling": (_ignores_rng,),
-    "form": (_other_axes, _always_float32, _on_cpu),
+    "form": (_other_axes, _wrong_dtype, _on_cpu),
     "unwritten": (_in_place, _maps_in_place),
     "determinism": (_random_inside,),
     "precision": (_always_float32, _through_float32),
@@ -324,6 +346,6 @@ _GUESSES: dict[str, tuple[Callable[..., str | None], ...]] = {
     "exactness": (_not_exact,),
     "gradient": (_cut, _untransposed),
     "maps": (_signed_maps, _unmoved_maps, _maps_move_back),
-    "uniformity": (_off_by_one,),
+    "uniformity": (_off_by_one, _not_compact),
 }
 """What to look for, in this order, by the law that is broken."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from invreg.groups import FiniteGroup, Group
-from invreg.groups.batch import Batch, rebuilt, tensors
-from invreg.testing.laws import Violation
+from invreg.groups.batch import Batch, map_tensors, rebuilt, tensors
+from invreg.testing.laws import Violation, evened
 
 
 @dataclass(frozen=True)
@@ -18,28 +18,42 @@ class Layout:
     """Where the entries of several tensors lie in one of shape ``(N, entries)``.
 
     Args:
-        example: A batch of several tensors, which says the keys and the shapes of samples.
+        example: A batch of one sample of several tensors, which says the keys and the shapes of samples. Those of whole
+            numbers are not packed: they are the same for every sample.
     """
 
     example: Batch
 
     @property
     def shapes(self) -> dict[Any, tuple[int, ...]]:
-        """The shape of a sample of each tensor."""
-        return {key: tuple(tensor.shape[1:]) for key, tensor in tensors(self.example)}
+        """The shape of a sample of each tensor that is packed."""
+        return {key: tuple(x.shape[1:]) for key, x in tensors(self.example) if x.is_floating_point()}
 
     def pack(self, batch: Batch) -> Tensor:
         """All tensors of a batch, one after another, in one."""
-        return torch.cat([tensor.reshape(len(tensor), -1) for _, tensor in tensors(batch)], dim=1)
+        entries = dict(tensors(batch))
+        return torch.cat([entries[key].reshape(len(entries[key]), -1) for key in self.shapes], dim=1)
 
     def unpack(self, packed: Tensor) -> Batch:
         """The batch whose tensors were packed; views."""
         entries, start = {}, 0
-        for key, shape in self.shapes.items():
-            stop = start + torch.Size(shape).numel()
-            entries[key] = packed[:, start:stop].view(len(packed), *shape)
-            start = stop
+        shapes = self.shapes
+        for key, x in tensors(self.example):
+            if key in shapes:
+                stop = start + torch.Size(shapes[key]).numel()
+                entries[key] = packed[:, start:stop].view(len(packed), *shapes[key])
+                start = stop
+            else:
+                entries[key] = x.expand(len(packed), *x.shape[1:]).to(packed.device)
         return rebuilt(self.example, entries)
+
+    def unpacked_position(self, sample: int, entry: int) -> tuple[Any, tuple[int, ...]]:
+        """The key of what lies at an entry of the packed tensor, and its position there."""
+        for key, shape in self.shapes.items():
+            if entry < torch.Size(shape).numel():
+                return key, (sample, *map(int, torch.unravel_index(torch.tensor(entry), shape) if shape else ()))
+            entry -= torch.Size(shape).numel()
+        raise IndexError(entry)
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +115,10 @@ class PackedGroup(Group):
         """Unpacks the maps, acts on them and packs them again."""
         return self._packed(self.group.act_on_map(g, self.layout.unpack(m)), m)
 
+    def evened(self, x: Tensor) -> Tensor:
+        """Each tensor as ``evened`` makes it."""
+        return self.layout.pack(map_tensors(evened, self.layout.unpack(x)))
+
     def _packed(self, batch: Batch, x: Tensor) -> Tensor:
         """The batch in one tensor, if the group kept the form of each of its tensors."""
         expected = dict(tensors(self.layout.unpack(x)))
@@ -111,6 +129,9 @@ class PackedGroup(Group):
             form = (tuple(tensor.shape), tensor.dtype, tensor.device)
             if form != (wanted := (tuple(expected[key].shape), expected[key].dtype, expected[key].device)):
                 raise Violation(f"act should return an entry {key!r} of {wanted}: got {form}")
+        for key in expected.keys() - self.layout.shapes.keys():
+            if expected[key].device.type != "meta" and not torch.equal(found[key], expected[key]):
+                raise Violation(f"act should leave the entry {key!r} as it is")
         return self.layout.pack(batch)
 
 

@@ -43,7 +43,7 @@ _WIDTH: dict[torch.dtype, Literal[16, 32, 64]] = {
 
 _SEEDS = st.integers(0, 2**16)
 
-_SHORT = 4
+SHORT = 4
 """Axes up to this size, such as channels or coordinates, hold any values; inputs are smooth along longer ones."""
 
 _WINDOW = 0.12
@@ -166,7 +166,8 @@ def inputs(
 ) -> SearchStrategy[Tensor]:
     """Draws batches that favour the corners: zeros, ties, all entries different, huge and tiny values.
 
-    All entries are finite. Shrinks to zeros, then to a single one among them, where that is enough.
+    All entries are finite. Shrinks to zeros, then to a single one among them, then to another single value, where that
+    is enough.
 
     Args:
         shape: Shape of the whole batch, ``(N, ...)``, or a strategy of such shapes, e.g. ``image_shapes()``.
@@ -255,7 +256,7 @@ def finite_groups(input_shape: Sequence[int] = (2, 4, 4)) -> SearchStrategy[Fini
 
 def smooth_probe(sample_shape: Shape) -> Tensor:
     """One batch of those that ``smooth_inputs`` draws, of one sample and with all of its modes; float64."""
-    modes = (1, *(size if size <= _SHORT else 2 for size in sample_shape))
+    modes = (1, *(size if size <= SHORT else 2 for size in sample_shape))
     return _waves(distinct_values(modes[1:]), (1, *sample_shape))
 
 
@@ -296,21 +297,28 @@ def _batches(shape: Shape, dtype: torch.dtype, entries: SearchStrategy[float] | 
         return arrays(numbers, shape, elements=entries).map(tensor)
     limit = torch.finfo(dtype).max
     any_entry = st.floats(-limit, limit, width=_WIDTH[dtype])
-    one = st.integers(0, torch.Size(shape).numel()).map(lambda number: _one_entry(shape, number).to(dtype))
+    tiny = torch.finfo(dtype).smallest_normal
+    values = (0.0, 1.0, -1.0, 0.5, min(2.0**24, limit), 2.0, limit, -limit, tiny, -0.0)
+    positions = st.integers(0, max(0, torch.Size(shape).numel() - 1))
+    one = st.tuples(positions, st.sampled_from(values)).map(
+        lambda drawn: _one_entry(shape, 1 + drawn[0], drawn[1]).to(dtype)
+    )
     few = arrays(numbers, shape, elements=any_entry, fill=st.just(0.0))
     ties = arrays(numbers, shape, elements=st.sampled_from([1.0, -1.0, 0.0]), fill=st.just(1.0))
+    ties = st.tuples(st.integers(0, 1), st.integers(1, 2), ties).map(lambda drawn: drawn[-1])
     scales = st.sampled_from(["one", "tiny", "huge"])
     patterns = st.tuples(st.sampled_from([_all_different, _normal]), _SEEDS, scales)
-    dense = patterns.map(lambda drawn: _scaled(drawn[0](shape, drawn[1]), drawn[2], dtype))
-    # What is dense draws whole numbers alone, as what has one entry does, so that it can shrink to that.
+    dense = patterns.map(lambda drawn: _dense(shape, *drawn, dtype))
+    # So that they can shrink to one entry, ties begin with whole numbers as that does; what is dense draws nothing
+    # else, and its first seeds give what the first values there are.
     return one | few.map(tensor) | ties.map(tensor) | dense
 
 
-def _one_entry(shape: Shape, number: int) -> Tensor:
-    """Zeros, for number 0, or a single one among them."""
+def _one_entry(shape: Shape, number: int, value: float = 1.0) -> Tensor:
+    """Zeros, for number 0, or a single other value among them."""
     x = torch.zeros(shape, dtype=torch.float64)
-    if number:
-        x.view(-1)[number - 1] = 1
+    if number and x.numel():
+        x.view(-1)[number - 1] = value
     return x
 
 
@@ -325,8 +333,13 @@ def _normal(shape: Shape, seed: int) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def _scaled(x: Tensor, scale: str, dtype: torch.dtype) -> Tensor:
-    """The same pattern around 1, around the smallest normal number, or up to the largest."""
+def _dense(shape: Shape, pattern: Callable[[Shape, int], Tensor], seed: int, scale: str, dtype: torch.dtype) -> Tensor:
+    """The same pattern around 1, around the smallest normal number, or up to the largest; plainer for small seeds."""
+    x = pattern(shape, seed)
+    if seed < 3:
+        x = (torch.zeros_like(x), x.abs().ceil(), -x.abs().ceil())[seed]
+    if seed < 3 or (seed == 3 and scale == "huge"):
+        scale = "one"
     largest = float(x.abs().max()) if x.numel() else 1.0
     info = torch.finfo(dtype)
     by, times = {"one": (1.0, 1.0), "tiny": (1.0, info.smallest_normal), "huge": (largest, info.max)}[scale]
@@ -334,7 +347,7 @@ def _scaled(x: Tensor, scale: str, dtype: torch.dtype) -> Tensor:
 
 
 def _smooth_batches(shape: Shape, dtype: torch.dtype) -> SearchStrategy[Tensor]:
-    modes = (shape[0], *(size if size <= _SHORT else 2 for size in shape[1:]))
+    modes = (shape[0], *(size if size <= SHORT else 2 for size in shape[1:]))
     one = st.integers(0, torch.Size(modes).numel()).map(partial(_one_entry, modes))
     few = arrays(np.int64, modes, elements=st.integers(-3, 3), fill=st.just(0)).map(torch.tensor)
     many = _SEEDS.map(lambda seed: torch.randint(-3, 4, modes, generator=torch.Generator().manual_seed(seed)))
@@ -351,7 +364,7 @@ def _waves(coefficients: Tensor, shape: Shape) -> Tensor:
 
 def _modes(size: int) -> Tensor:
     """What spans the values along an axis of this size, one row each."""
-    if size <= _SHORT:
+    if size <= SHORT:
         return torch.eye(size, dtype=torch.float64)
     u = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / size
     bump = torch.exp(-((u / _WINDOW) ** 2) / 2)

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -24,14 +25,24 @@ from invreg import (
     SymmetricGroup,
 )
 from invreg.testing import LAWS, LawError, check_group, parametrize_with_laws
-from tests.testing.test_laws_bite import SHIFTED, SQUARES, Detached, InverseIsItself, Reversed, Shift
+from tests.testing.test_laws_bite import (
+    POINTS,
+    SHIFTED,
+    SQUARES,
+    Detached,
+    Gain,
+    InverseIsItself,
+    Reversed,
+    Shift,
+    Turn,
+)
 
 ROOT = Path(__file__).parents[2]
 
 
 def error_of(group, example_input, **settings):
     with pytest.raises(LawError) as caught:
-        check_group(group, example_input, max_examples=20, **settings)
+        check_group(group, example_input, max_examples=12, **settings)
     return caught.value
 
 
@@ -147,7 +158,7 @@ def test_tolerance_bounds_the_error_of_an_action_that_interpolates():
     check_group(PlanarRotation(), images, max_examples=10)
     error = error_of(PlanarRotation(), images, tolerance=0.001)
     assert error.law in ("compatibility", "action_inverse")
-    assert "of the norm of x, where 0.001 is allowed" in str(error)
+    assert "of the norm, where 0.001 is allowed. If interpolation explains it, pass a larger tolerance" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +178,63 @@ def test_inputs_of_several_tensors():
     assert error.law == "compatibility"
     assert [x.shape for x in error.inputs] == [(1, 2, 2), (1, 1, 1)]
     assert "x = (tensor([[[1., 0.], [0., 0.]]]), tensor([[[0.]]])): " in str(error)
+
+
+def test_masks_of_whole_numbers_are_checked_and_other_entries_left_alone():
+    group = OnKeys({"image": Flip(), "mask": Flip()})
+    batch = {"image": torch.tensor([[1.0, 2.0]]), "mask": torch.tensor([[0, 1]]), "id": torch.tensor([7])}
+    check_group(group, batch, max_examples=5)
+
+    class Doubling(Flip):
+        def transform(self, index, x):
+            return 2 * x.flip(-1) if index else x
+
+        def transform_each(self, g, x):
+            return torch.where(g.view(-1, 1) == 1, 2 * x.flip(-1), x)
+
+    error = error_of(OnKeys({"image": Flip(), "mask": Doubling()}), batch)
+    assert "'mask': tensor([[" in str(error)
+    assert error.inputs["id"].tolist() == [7] * len(error.inputs["id"])
+    assert "at 'mask', position (" in str(error)
+
+    class Renaming(OnKeys):
+        def act(self, g, x):
+            return {**super().act(g, x), "id": x["id"] + 1}
+
+        @property
+        def order(self):
+            return 2
+
+    with pytest.raises(LawError, match="should leave the entry 'id' as it is"):
+        check_group(Renaming({"image": SpatialRotation()}), {"image": torch.zeros(1, 2, 3), "id": torch.tensor([7])})
+
+
+def test_nearest_neighbours_pass_on_the_input_that_is_chosen():
+    check_group(PlanarRotation("nearest"), max_examples=5)
+
+
+def test_interpolation_is_named_as_a_reason_with_a_number_above_the_limit():
+    error = error_of(PlanarRotation("nearest"), torch.zeros(1, 1, 28, 28))
+    assert "If interpolation explains it, pass a larger tolerance or a larger, smoother example_input." in str(error)
+    found, limit = re.search(r"([\d.e-]+) of the norm, where ([\d.e-]+) is allowed", str(error)).groups()
+    assert float(found) > float(limit) == 0.1
+
+
+def test_groups_are_checked_in_inference_mode_too():
+    with torch.inference_mode():
+        check_group(Flip(), torch.zeros(1, 3), max_examples=3)
+        assert torch.is_inference_mode_enabled()
+    with torch.no_grad():
+        check_group(Flip(), max_examples=3)
+
+
+def test_running_out_of_memory_is_no_broken_law():
+    class Hungry(Shift):
+        def transform(self, index, x):
+            return x.new_empty(10**15).view(x.shape) if index == 2 else super().transform(index, x)
+
+    with pytest.raises(RuntimeError, match="memory"):
+        check_group(Hungry(), SHIFTED, max_examples=20)
 
 
 # --------------------------------------------------------------------------------------- what is left alone
@@ -198,6 +266,16 @@ def test_the_example_input_is_not_written_to():
 # ------------------------------------------------------------------------------------------------ what is refused
 
 
+class WithoutExact(FiniteGroup):
+    order = 2
+    compose = inverse = None
+
+
+class WithoutOrder(FiniteGroup):
+    exact = True
+    compose = inverse = None
+
+
 REFUSED = {
     "a class": (lambda: check_group(Flip), TypeError, r"checks a Group, e\.g\. .*: got the class Flip: write Flip\("),
     "no group": (lambda: check_group(3), TypeError, r"checks a Group.*got 3"),
@@ -223,6 +301,33 @@ REFUSED = {
         ValueError,
         r"^check_group needs an input that the group acts on: CyclicRotation\(order=4\) refuses torch\.float32 of "
         r"shape \(2, 1, 3, 4\)\. CyclicRotation\(order=4\) turns square images: got images of shape \(3, 4\)",
+    ),
+    "one group": (lambda: parametrize_with_laws(SignFlip()), TypeError, r"takes a list of groups: got SignFlip\(\)"),
+    "tolerance in words": (
+        lambda: check_group(Flip(), tolerance="a"),
+        TypeError,
+        r"must be a number: got 'a'",
+    ),
+    "half an example": (
+        lambda: parametrize_with_laws([Flip()], max_examples=2.5),
+        TypeError,
+        r"max_examples must be a whole number: got 2\.5",
+    ),
+    "no tolerance at once": (
+        lambda: parametrize_with_laws([Flip()], tolerance=0),
+        ValueError,
+        "be positive: got 0",
+    ),
+    "exact forgotten": (
+        lambda: check_group(WithoutExact()),
+        TypeError,
+        r"WithoutExact must set exact = True",
+    ),
+    "order forgotten": (lambda: check_group(WithoutOrder()), TypeError, r"WithoutOrder must set order"),
+    "complex numbers": (
+        lambda: check_group(OnKeys({0: Flip()}), (torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.complex64))[1:]),
+        TypeError,
+        r"needs floating-point tensors",
     ),
     "no tolerance": (lambda: check_group(Flip(), tolerance=0.0), ValueError, r"tolerance must be positive: got 0\.0"),
     "no examples": (lambda: check_group(Flip(), max_examples=0), ValueError, r"must be at least 1: got 0"),
@@ -347,6 +452,38 @@ def test_signs_of_zeros_count_for_an_exact_group():
 
 class TestMistakes:
     """What is named as the likely mistake is the mistake."""
+
+    def test_an_abelian_group_is_not_said_to_be_reversed(self):
+        class Rounding(Turn):
+            def compose(self, g, h):
+                return super().compose(g, h).float().double()
+
+        error = error_of(Rounding(), POINTS.double(), tolerance=1e-9)
+        assert "Likely mistake" not in str(error)
+
+    def test_even_indices_are_not_all_but_the_last(self):
+        class Even(Shift):
+            def sample(self, n, rng=None):
+                return 2 * torch.randint(2, (n,), generator=rng)
+
+        error = error_of(Even(), SHIFTED)
+        assert error.law == "uniformity"
+        assert "Likely mistake" not in str(error)
+
+    def test_a_device_is_no_dtype(self):
+        class OnTheCpu(Shift):
+            def transform(self, index, x):
+                return torch.zeros(x.shape) if x.device.type == "meta" else x.roll(index, -1)
+
+        assert "a tensor is made without device=x.device" in str(error_of(OnTheCpu(), SHIFTED))
+
+    def test_a_range_of_a_group_that_has_no_uniform_distribution(self):
+        class Global(Gain):
+            local = False
+
+        error = error_of(Global(), torch.zeros(1, 3))
+        assert error.law == "uniformity"
+        assert "set local = True if no uniform distribution exists" in str(error)
 
     def test_a_wrong_product_is_not_blamed_on_the_inverse(self):
         class Forgetful(Dihedral):

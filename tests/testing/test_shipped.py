@@ -35,22 +35,22 @@ OTHERS = [
 ]
 
 
-@parametrize_with_laws(FINITE, max_examples=5)
+@parametrize_with_laws(FINITE, max_examples=3)
 def test_finite_group_keeps_the_law(group, law):
     law(group)
 
 
-@parametrize_with_laws(ROUNDING, tolerance=1e-5, max_examples=5)
+@parametrize_with_laws(ROUNDING, tolerance=1e-5, max_examples=4)
 def test_group_that_rounds_keeps_the_law(group, law):
     law(group)
 
 
-@parametrize_with_laws(INTERPOLATING, tolerance=0.15, max_examples=4)  # images of 24 pixels, up to three interpolations
+@parametrize_with_laws(INTERPOLATING, tolerance=0.15, max_examples=3)  # images of 24 pixels, up to three interpolations
 def test_group_that_interpolates_keeps_the_law_nearly(group, law):
     law(group)
 
 
-@parametrize_with_laws(OTHERS, max_examples=5)
+@parametrize_with_laws(OTHERS, max_examples=4)
 def test_group_that_acts_on_other_inputs_keeps_the_law(group, law):
     law(group)
 

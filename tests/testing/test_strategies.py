@@ -89,6 +89,21 @@ def test_inputs_shrink_to_zeros_and_to_a_single_one():
     assert reached(inputs((1, 3)), torch.any).tolist() == [[1, 0, 0]]
 
 
+SINGLE = {
+    "negative": (lambda x: (x < 0).any(), -1.0),
+    "large": (lambda x: (x > 1e4).any(), 2.0**24),
+    "not whole": (lambda x: (x != x.round()).any(), 0.5),
+}
+
+
+@each_dtype
+@pytest.mark.parametrize("kind", SINGLE)
+def test_inputs_shrink_to_a_single_entry_of_another_value(kind, dtype):
+    holds, value = SINGLE[kind]
+    value = min(value, torch.finfo(dtype).max)
+    assert reached(inputs((2, 3), dtype=dtype), holds).tolist() == [[value, 0, 0], [0, 0, 0]]
+
+
 @given(st.data(), st.sampled_from(FLOATS))
 @settings(max_examples=60)
 def test_inputs_are_finite_and_of_their_dtype(data, dtype):
