@@ -36,6 +36,9 @@ _WHOLE = 1e6
 _SIGNIFICANT = 5.0
 """Standard deviations beyond which counts are not those of equally likely elements (p = 3e-7)."""
 
+_COUNTED = 5_000
+"""Up to how many elements that are no indices are counted."""
+
 _KOLMOGOROV = 2.69
 """Where the Kolmogorov-Smirnov distance, times the root of n/2, has p = 1e-6."""
 
@@ -445,8 +448,9 @@ def maps(group: Group, g: Tensor, h: Tensor, x: Tensor, tolerance: float = 0.1) 
 def uniformity(group: Group, probe: Tensor) -> None:
     """Sampling reaches every element, each with the same probability.
 
-    A finite group's elements are counted. Of others, which have none to count, the distribution of s·x must be that of
-    (gs)·x; nothing is asked of those that draw from a part of a group that is not compact (``Group.local``).
+    The elements of a group of up to 5,000 are counted, whatever they look like. Of others the distribution of s·x must
+    be that of (gs)·x, unless they draw from a part of a group that is not compact (``Group.local``); draws that never
+    leave a smaller group go unnoticed there. What ``sample_non_identity`` draws must be distributed likewise.
 
     Args:
         group: The group.
@@ -460,7 +464,11 @@ def uniformity(group: Group, probe: Tensor) -> None:
             k = min(group.order - 1, 3)
             for place in group.sample_non_identity(n, k, _seeded(4)):
                 _require_uniform(place, range(1, group.order), "sample_non_identity")
-    elif not getattr(group, "local", False):
+    elif 2 < group.order <= _COUNTED:
+        n = 400 * int(group.order)
+        _require_all(group.sample(n, _seeded(3)), int(group.order), "sample")
+        _require_all(group.sample_non_identity(n, 1, _seeded(4))[0], int(group.order) - 1, "sample_non_identity")
+    elif group.order > 2:
         _require_invariant(group, probe)
 
 
@@ -702,6 +710,15 @@ def _require_uniform(draws: Tensor, categories: range, how: str) -> None:
         )
 
 
+def _require_all(draws: Tensor, order: int, how: str) -> None:
+    """Raises unless draws of elements that are no indices are all that there are, equally often."""
+    found, index = torch.unique(draws.reshape(len(draws), -1), return_inverse=True, dim=0)
+    if len(found) != order:
+        raise Violation(f"{how} drew {len(found)} different elements in {len(draws)} draws, where there are {order}")
+    if order > 1:
+        _require_uniform(index, range(order), how)
+
+
 def _require_invariant(group: Group, probe: Tensor) -> None:
     """Raises unless s·x and (gs)·x look alike in random directions (two-sample Kolmogorov-Smirnov test)."""
     probe = probe.double()
@@ -718,14 +735,21 @@ def _require_invariant(group: Group, probe: Tensor) -> None:
         return values.round().T.contiguous().sort(1).values  # rounded, so that ties stay ties
 
     reference = projected(group.sample(n, _seeded(6)))
-    for number, g in enumerate(group.sample(4, _seeded(7))):
-        moved = projected(group.compose(g, group.sample(n, _seeded(8 + number))))
-        for a, b in zip(reference, moved, strict=True):
+
+    def require_like_reference(drawn: Tensor, what: str) -> None:
+        for a, b in zip(reference, projected(drawn), strict=True):
             points = torch.cat([a, b])
             below = [torch.searchsorted(side, points, right=True) for side in (a, b)]
             distance = float((below[0] - below[1]).abs().max()) / n
             if distance * (n / 2) ** 0.5 > _KOLMOGOROV:
                 raise Violation(
-                    f"s·x and (gs)·x, for g = {g.tolist()} and {n} draws s, are distributed differently: their "
-                    f"distribution functions differ by up to {distance:.2g}"
+                    f"{what} are distributed differently, by {n} draws: their distribution functions differ by up to "
+                    f"{distance:.2g}"
                 )
+
+    if group.element_dtype.is_floating_point:  # one of uncountably many, the identity changes no distribution
+        others = group.sample_non_identity(n, 1, _seeded(12))[0]
+        require_like_reference(others, "what sample and sample_non_identity draw, as they act on x,")
+    for number, g in enumerate(group.sample(4, _seeded(7)) if not group.local else ()):
+        moved = group.compose(g, group.sample(n, _seeded(8 + number)))
+        require_like_reference(moved, f"s·x and (gs)·x, for g = {g.tolist()} and drawn s,")

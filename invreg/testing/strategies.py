@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import pi
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,9 +24,14 @@ from invreg.groups import (
     FiniteGroup,
     Flip,
     Group,
+    PlanarRotation,
     Restricted,
+    Scaling,
     SemidirectProduct,
     SignFlip,
+    SpatialRotation,
+    SymmetricGroup,
+    Translation,
     Trivial,
 )
 from invreg.groups.probe import distinct_values
@@ -58,7 +63,8 @@ def elements(group: Group) -> SearchStrategy[Tensor]:
 
     Args:
         group: The group. The elements of one that is not finite are those that its ``sample`` draws, numbered by the
-            seed; they shrink to small seeds.
+            seed, and shrink to small seeds. Those of invreg's own groups shrink further: to permutations that move
+            little, to quarter turns, to shifts by one pixel.
 
     Returns:
         A strategy of tensors of shape ``group.element_shape``.
@@ -76,7 +82,13 @@ def elements(group: Group) -> SearchStrategy[Tensor]:
         raise TypeError(f"elements draws from a Group, e.g. CyclicRotation(4): got {_kind(group)}.")
     if isinstance(group, FiniteGroup):
         return st.integers(0, group.order - 1).map(torch.tensor)
-    return _SEEDS.map(partial(_numbered, group))
+    if isinstance(group, (DirectProduct, SemidirectProduct)):
+        return st.tuples(elements(group.first), elements(group.second)).map(lambda parts: group._join(*parts))
+    if isinstance(group, SymmetricGroup):
+        return st.permutations(range(group.n)).map(torch.tensor)
+    drawn = _SEEDS.map(partial(_numbered, group))
+    corners = [torch.tensor(corner, dtype=group.element_dtype) for corner in _corners(group)]
+    return st.just(group.identity) | st.sampled_from(corners) | drawn if corners else drawn
 
 
 def element_pairs(group: Group) -> SearchStrategy[tuple[Tensor, Tensor]]:
@@ -261,6 +273,23 @@ def smooth_probe(sample_shape: Shape) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------------------------- elements
+
+
+def _corners(group: Group) -> list[list[Any]]:
+    """Elements of invreg's continuous groups that are simple, or at the end of a range."""
+    if isinstance(group, PlanarRotation):
+        return [[pi / 2], [-pi], [-pi / 2], [pi / 4], [1e-3]]
+    if isinstance(group, SpatialRotation):
+        return [
+            [[0, -1, 0], [1, 0, 0], [0, 0, 1]],
+            [[1, 0, 0], [0, 0, -1], [0, 1, 0]],
+            [[-1, 0, 0], [0, 1, 0], [0, 0, -1]],
+        ]
+    if isinstance(group, Translation):
+        return [[0, 1], [1, 0], [0, 0.5], [-group.max_shift, group.max_shift]]
+    if isinstance(group, Scaling):
+        return [[group.max_factor], [1 / group.max_factor]]
+    return []
 
 
 def _numbered(group: Group, seed: int) -> Tensor:

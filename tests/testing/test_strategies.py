@@ -1,13 +1,28 @@
 """Do the strategies reach each corner, and shrink to something small?"""
 
+import math
+
 import pytest
 import torch
 from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
-from invreg import CyclicRotation, DirectProduct, FiniteGroup, SignFlip, SpatialRotation, SymmetricGroup, Trivial
+from invreg import (
+    CyclicRotation,
+    DirectProduct,
+    FiniteGroup,
+    PlanarRotation,
+    Scaling,
+    SignFlip,
+    SpatialRotation,
+    SymmetricGroup,
+    Translation,
+    Trivial,
+)
 from invreg.groups import Conjugated, Restricted, SemidirectProduct
 from invreg.testing import (
+    LawError,
+    check_group,
     element_pairs,
     element_stacks,
     elements,
@@ -50,8 +65,9 @@ def test_elements_shrink_to_the_identity(group):
     assert torch.equal(reached(element_stacks(group, 3), anything), group.identity.expand(3, *group.element_shape))
 
 
-@pytest.mark.parametrize("group", [SymmetricGroup(4), SpatialRotation()], ids=repr)
-def test_elements_of_other_groups_are_those_that_sample_draws(group):
+@pytest.mark.parametrize("lender", [SymmetricGroup(4), SpatialRotation()], ids=repr)
+def test_elements_of_other_groups_are_those_that_sample_draws(lender):
+    group = Conjugated(lender, torch.neg, torch.neg)
     g = reached(elements(group), lambda g: not torch.equal(g, group.identity))
     assert (g.shape, g.dtype) == (group.element_shape, group.element_dtype)
     assert any(torch.equal(g, group.sample(1, torch.Generator().manual_seed(seed))[0]) for seed in range(20))
@@ -235,3 +251,57 @@ def test_arguments_of_the_wrong_kind_are_refused_at_once(case):
 def test_shapes_that_a_strategy_draws_are_checked_too():
     with pytest.raises(ValueError, match=r"no negative sizes: got \(2, -1\)"):
         reached(inputs(st.just((2, -1))), anything)
+
+
+class TestElementsOfInfiniteGroups:
+    """Their elements shrink to simple ones, too."""
+
+    def test_permutations_shrink_to_a_swap(self):
+        group = SymmetricGroup(6)
+        moved = find(elements(group), lambda g: bool((g != group.identity).any()))
+        assert int((moved != group.identity).sum()) == 2
+        assert find(elements(group), lambda g: True).tolist() == group.identity.tolist()
+
+    def test_angles_shrink_to_a_quarter_turn(self):
+        assert find(elements(PlanarRotation()), lambda g: abs(float(g)) > 0.1).tolist() == [math.pi / 2]
+        assert find(elements(PlanarRotation()), lambda g: True).tolist() == [0.0]
+
+    def test_turns_in_space_shrink_to_a_quarter_turn(self):
+        moved = find(elements(SpatialRotation()), lambda g: bool((g != torch.eye(3)).any()))
+        assert moved.tolist() == [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+
+    def test_pairs_shrink_part_by_part(self):
+        group = SymmetricGroup(4, dim=1) * SpatialRotation()
+        moved = find(elements(group), lambda g: bool((g[:4] != torch.arange(4)).any()))
+        assert moved[4:].tolist() == torch.eye(3).flatten().tolist()
+        assert int((moved[:4] != torch.arange(4)).sum()) == 2
+
+    def test_ends_of_a_range_are_drawn(self):
+        assert find(elements(Scaling(2.0)), lambda g: float(g) >= 2).tolist() == [2.0]
+        assert find(elements(Translation(3.0)), lambda g: float(g[0]) <= -3).tolist() == [-3.0, 3.0]
+
+
+class TestDrawsOfGroupsWithoutIndices:
+    class Even(SymmetricGroup):
+        """Draws even permutations only."""
+
+        def sample(self, n, rng=None):
+            cycles = torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+            device = None if rng is None else rng.device
+            return cycles[torch.randint(3, (n,), generator=rng, device=device)]
+
+    class Near(PlanarRotation):
+        """Leaves out more than the identity."""
+
+        def sample_non_identity(self, n, k, rng=None):
+            return super().sample_non_identity(n, k, rng) / 10
+
+    def test_a_part_of_all_permutations_is_noticed(self):
+        with pytest.raises(LawError, match=r"sample drew 3 different elements in 2400 draws, where there are 6"):
+            check_group(self.Even(3), torch.zeros(1, 3))
+
+    def test_other_draws_without_the_identity_are_noticed(self):
+        with pytest.raises(
+            LawError, match="what sample and sample_non_identity draw, as they act on x, are distributed"
+        ):
+            check_group(self.Near(), torch.zeros(1, 24, 24), tolerance=0.3)
