@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invreg.groups import FiniteGroup, Group
 from invreg.groups.batch import Batch, map_tensors, rebuilt, tensors
+from invreg.groups.same_elements import SameElements
 from invreg.testing.laws import Violation, evened
 
 
@@ -57,7 +58,7 @@ class Layout:
 
 
 @dataclass(frozen=True, repr=False)
-class PackedGroup(Group):
+class PackedGroup(SameElements):
     """A group that acts on several tensors, as it acts on what a layout makes of them."""
 
     group: Group
@@ -67,45 +68,14 @@ class PackedGroup(Group):
         return repr(self.group)
 
     @property
-    def element_shape(self) -> tuple[int, ...]:  # type: ignore[override]  # derived, as those below
-        """As of the group."""
-        return self.group.element_shape
-
-    @property
-    def element_dtype(self) -> torch.dtype:  # type: ignore[override]
-        """As of the group."""
-        return self.group.element_dtype
+    def lender(self) -> Group:
+        """The group."""
+        return self.group
 
     @property
     def exact(self) -> bool:  # type: ignore[override]
         """As of the group."""
         return self.group.exact
-
-    @property
-    def local(self) -> bool:  # type: ignore[override]
-        """As of the group."""
-        return self.group.local
-
-    @property
-    def identity(self) -> Tensor:
-        """As of the group."""
-        return self.group.identity
-
-    def compose(self, g: Tensor, h: Tensor) -> Tensor:
-        """As of the group; see ``Group.compose``."""
-        return self.group.compose(g, h)
-
-    def inverse(self, g: Tensor) -> Tensor:
-        """As of the group; see ``Group.inverse``."""
-        return self.group.inverse(g)
-
-    def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """As of the group; see ``Group.sample``."""
-        return self.group.sample(n, rng)
-
-    def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
-        """As of the group; see ``Group.sample_non_identity``."""
-        return self.group.sample_non_identity(n, k, rng)
 
     def act(self, g: Tensor, x: Tensor) -> Tensor:
         """Unpacks the inputs, acts and packs them again."""
