@@ -77,6 +77,9 @@ def sampling(group: Group) -> None:
         return
     if torch.equal(group.sample(64, _seeded(2)), draws):
         raise Violation("generators with different seeds give the same 64 draws")
+    torch.manual_seed(2)
+    if torch.equal(group.sample(64), from_global):
+        raise Violation("without rng, draws do not follow torch's global generator")
     k = int(min(group.order - 1, 3))
     while True:
         try:
@@ -461,9 +464,9 @@ def uniformity(group: Group, probe: Tensor) -> None:
             n = min(400 * group.order, max(100_000, 20 * group.order))
             _require_uniform(group.sample(n, _seeded(3)), range(group.order), "sample")
         if group.order > 2:
-            k = min(group.order - 1, 3)
-            for place in group.sample_non_identity(n, k, _seeded(4)):
-                _require_uniform(place, range(1, group.order), "sample_non_identity")
+            for k in {1, min(group.order - 1, 3)}:
+                for place in group.sample_non_identity(n, k, _seeded(4)):
+                    _require_uniform(place, range(1, group.order), "sample_non_identity")
     elif 2 < group.order <= _COUNTED:
         n = 400 * int(group.order)
         _require_all(group.sample(n, _seeded(3)), int(group.order), "sample")

@@ -91,13 +91,16 @@ def _maps_in_place(group: Group, g: Tensor, x: Tensor) -> str | None:
     return "act_on_map works in place: begin with m.clone()." * (given._version > 0)
 
 
-def _random_inside(group: Group, g: Tensor, x: Tensor) -> str | None:
-    results = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        results.append(group.act(g, x))
-    if torch.equal(*results):
-        return "act draws random numbers: all that is random belongs into sample, so that g alone says what it does."
+def _random_inside(group: Group, g: Tensor, each: Tensor, x: Tensor) -> str | None:
+    for element in (g, each):
+        results = []
+        for seed in (1, 1, 2, 3, 4, 5):
+            torch.manual_seed(seed)
+            results.append(group.act(element, x))
+        if torch.equal(results[0], results[1]) and not all(torch.equal(results[0], result) for result in results):
+            return (
+                "act draws random numbers: all that is random belongs into sample, so that g alone says what it does."
+            )
     return None
 
 

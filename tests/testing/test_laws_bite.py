@@ -764,6 +764,99 @@ class NormalAngles(Turn):
 
 CHANNELS = torch.zeros(1, 2, 2, 2)
 
+
+class WritingIntoElements(Shift):
+    """Wraps its elements around in place."""
+
+    def act(self, g, x):
+        y = super().act(g, x)
+        g.add_(1).remainder_(3)
+        return y
+
+
+class RandomProducts(Shift):
+    """Its product is drawn."""
+
+    def compose(self, g, h):
+        return (g + h + torch.randint(3, (g + h).shape)) % 3
+
+
+class RandomInverses(Shift):
+    """Its inverse is drawn."""
+
+    def inverse(self, g):
+        return torch.randint(3, g.shape)
+
+
+class NotInBfloat16(Shift):
+    """Fails in bfloat16 alone."""
+
+    def transform(self, index, x):
+        if x.dtype == torch.bfloat16:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return x.roll(index, -1)
+
+
+class SeedingGlobally(Shift):
+    """Draws from rng and from the global generator too."""
+
+    def sample(self, n, rng=None):
+        torch.rand(1)
+        return super().sample(n, rng)
+
+
+class NeverFromGlobal(Shift):
+    """Without rng it makes a generator of its own."""
+
+    def sample(self, n, rng=None):
+        return super().sample(n, torch.Generator().manual_seed(n) if rng is None else rng)
+
+
+class BiasedWithoutIdentity(Shift):
+    """Draws the last element more often than the other, where the identity is left out."""
+
+    def sample_non_identity(self, n, k, rng=None):
+        if k > 1:
+            return super().sample_non_identity(n, k, rng)
+        return 1 + (torch.rand(1, n, generator=rng) < 0.7).long()
+
+
+class NeutralOnOneSideOnly(Shift):
+    """eg is g, ge is not."""
+
+    def compose(self, g, h):
+        return torch.where(g == 0, h, (g + h + 1) % 3)
+
+
+class _CubedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x**2 * gradient
+
+
+class WrongCurve(FiniteGroup):
+    """Not linear, and its backward is wrong: only finite differences show it."""
+
+    order = 2
+    exact = False
+
+    def compose(self, g, h):
+        return (g + h) % 2
+
+    def inverse(self, g):
+        return g
+
+    def transform(self, index, x):
+        bent = (_CubedBackward.apply(x) - x**3.0).detach() + _CubedBackward.apply(x) * 0.1 - 0.1 * (x**3).detach()
+        return bent + (-x if index else x)
+
+
 BITES = [
     (IgnoringRng, "sampling", "sample ignores rng"),
     (SeedingItself, "sampling", "sample seeds itself"),
@@ -778,6 +871,15 @@ BITES = [
     (WritingBack, "unwritten", "act works in place"),
     (MapsInPlace, "unwritten", "act_on_map works in place"),
     (Jittering, "determinism", "act draws random numbers"),
+    (WritingIntoElements, "unwritten", None),
+    (RandomProducts, "determinism", None),
+    (RandomInverses, "determinism", None),
+    (NotInBfloat16, "precision", None),
+    (SeedingGlobally, "sampling", None),
+    (NeverFromGlobal, "sampling", None),
+    (BiasedWithoutIdentity, "uniformity", None),
+    (NeutralOnOneSideOnly, "identity", None),
+    (WrongCurve, "gradient", None),
     (Float32, "precision", "float32 looks hard-coded"),
     (ThroughFloat32, "precision", "float32 looks hard-coded inside act"),
     (NotInHalf, "precision", None),
