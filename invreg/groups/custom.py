@@ -11,6 +11,7 @@ from torch import Tensor
 from invreg.groups.contract import FiniteGroup
 from invreg.groups.positions import PositionGroup
 from invreg.groups.probe import distinct_values, probe_shapes
+from invreg.groups.transformations import checked
 
 Action = Callable[[Tensor], Tensor]
 
@@ -72,13 +73,8 @@ class ActionGroup(TableGroup):
             raise RuntimeError(
                 f"{self!r}: action {index} failed on inputs of shape {tuple(x.shape)}: {error}"
             ) from error
-        if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
-            came = f"{tuple(y.shape)}, {y.dtype} on {y.device}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"{self!r}: action {index} must keep shape, dtype and device, {tuple(x.shape)}, {x.dtype} on "
-                f"{x.device}: it returned {came}."
-            )
-        return y
+        moved: Tensor = checked(self, y, x, f": action {index}")
+        return moved
 
     def act_on_map(self, g: Tensor, m: Tensor) -> Tensor:
         """Moves the entries of a map and negates none; see ``Group.act_on_map``.

@@ -113,7 +113,7 @@ def _read_nearest(x: Tensor, positions: Tensor) -> Tensor:
         ((p + 1) * side - 1).div(2).round() for p, side in zip(positions.unbind(1), (width, height), strict=True)
     )
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
+    index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()  # float32 counts to 2**24 only
     each = (len(index), *[1] * (x.ndim - 3))
     values = x.flatten(-2).gather(-1, index.view(*each, -1).expand(*x.shape[:-2], index[0].numel()))
     values = values.view(*values.shape[:-1], *index.shape[1:])

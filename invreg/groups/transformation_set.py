@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invreg.groups.transformations import IndexedTransformations
+from invreg.groups.transformations import IndexedTransformations, checked
 
 Transformation = Callable[[Tensor], Tensor]
 
@@ -98,10 +98,5 @@ class TransformationSet(IndexedTransformations):
             ) from error
         if version is not None and x._version != version:
             raise ValueError(f"{self!r}: transform {index} writes into its input. Let it return a new tensor.")
-        if not isinstance(y, Tensor) or (y.shape, y.dtype, y.device) != (x.shape, x.dtype, x.device):
-            came = f"{tuple(y.shape)}, {y.dtype} on {y.device}" if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"{self!r}: transform {index} must keep shape, dtype and device, {tuple(x.shape)}, {x.dtype} on "
-                f"{x.device}: it returned {came}."
-            )
-        return y
+        changed: Tensor = checked(self, y, x, f": transform {index}")
+        return changed

@@ -251,26 +251,24 @@ class IndexedTransformations(Transformations):
             )
 
 
-def checked(group: Transformations, y: Batch, x: Batch) -> Batch:
-    """Returns ``y``, what an action made of ``x``, if its tensors have the shape, dtype and device that they had."""
+def checked(group: Transformations, y: Batch, x: Batch, part: str = "") -> Batch:
+    """Returns ``y``, what a part of a group made of ``x``, if its tensors kept their shape, dtype and device."""
     after = dict(tensors(y)) if isinstance(y, (Tensor, Mapping, tuple, list)) else {}
     for key, given in tensors(x):
-        found = after.get(key)
-        if not isinstance(found, Tensor) or (found.shape, found.dtype, found.device) != (
-            given.shape,
-            given.dtype,
-            given.device,
-        ):
-            came = (
-                f"{tuple(found.shape)}, {found.dtype} on {found.device}"
-                if isinstance(found, Tensor)
-                else type(y).__name__
-            )
+        found = after.get(key, y)
+        if not isinstance(found, Tensor) or _differ(found, given):
             raise ValueError(
-                f"{group!r} must keep shape, dtype and device, {tuple(given.shape)}, {given.dtype} on {given.device}: "
-                f"its action returned {came}. invreg.testing.check_group looks for more."
+                f"{group!r}{part} must keep shape, dtype and device, {_form(given)}: it returned {_form(found)}."
             )
     return y
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device)
+
+
+def _form(x: object) -> str:
+    return f"{tuple(x.shape)}, {x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def draw_non_identity(order: int, n: int, k: int, rng: torch.Generator | None) -> Tensor:

@@ -592,7 +592,7 @@ class OneWay(Group):
 def test_a_group_whose_inverse_raises_leaves_all_as_it_was():
     model, x = mixed().double(), images()
     before = state_of(model)
-    with pytest.raises((NotImplementedError, RuntimeError), match="cannot undo"):
+    with pytest.raises(RuntimeError, match="cannot undo"):
         measure_invariance(model, [x], OneWay(), samples=1, saliency=None)
     assert state_of(model) == before
 

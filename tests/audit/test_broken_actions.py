@@ -75,7 +75,7 @@ BROKEN = {
     "shape": (Cropping(), None, r"^Cropping\(\) must keep shape.*\(4, 1, 6, 6\), torch\.float32.* \(4, 1, 6, 5\)"),
     "dtype": (Widening(), None, r"^Widening\(\) must keep .* \(4, 1, 6, 6\), torch\.float64 on cpu"),
     "device": (Elsewhere(), None, r"^Elsewhere\(\) must keep .* torch\.float32 on cpu: .* torch\.float32 on meta"),
-    "array": (AsArray(), None, r"^AsArray\(\) must keep .* its action returned ndarray\."),
+    "array": (AsArray(), None, r"^AsArray\(\) must keep .* it returned ndarray\."),
     "drawn": (Shrinking(), 2, r"^Shrinking\(\) must keep .* \(4, 1, 6, 5\)"),
 }
 

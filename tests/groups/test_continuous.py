@@ -684,3 +684,11 @@ def test_ranges_are_part_of_the_value():
     assert repr(Translation()) == "Translation(max_shift=1.0, mode='bilinear')"
     assert repr(Scaling()) == "Scaling(max_factor=1.25, mode='bilinear')"
     assert repr(PlanarRotation()) == "PlanarRotation(mode='bilinear', circular_mask=False)"
+
+
+def test_nearest_pixels_of_an_image_of_more_than_two_to_the_24_pixels():
+    """Which float32 cannot count one by one."""
+    x = torch.zeros(1, 4100, 4101)
+    x[0, 4099, -4:] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    group = PlanarRotation("nearest")
+    assert_exact(group.act(group.identity, x), x)
