@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -20,6 +21,11 @@ class _AxisGroup(CyclicGroup, PositionGroup):
     def dims(self) -> tuple[int, ...]:
         """The axis."""
         return (self.dim,)
+
+    @property
+    def _where(self) -> str:
+        """What names of elements say about the axis: nothing if it is the last one."""
+        return "" if self.dim == -1 else f" (axis {self.dim})"
 
     def _check_dim(self) -> None:
         if not isinstance(self.dim, int):
@@ -80,6 +86,9 @@ class CyclicTranslation(_CyclicShift):
     order: int
     dim: int = -1
 
+    def _name(self, g: Tensor) -> str:
+        return f"shift {Fraction(int(g), self.order)}{self._where}"
+
 
 @dataclass(frozen=True)
 class CyclicPermutation(_CyclicShift):
@@ -101,6 +110,9 @@ class CyclicPermutation(_CyclicShift):
 
     order: int
     dim: int = -1
+
+    def _name(self, g: Tensor) -> str:
+        return f"shift by {int(g)}{self._where}"
 
     def _step(self, size: int) -> int:
         if size != self.order:
@@ -140,3 +152,6 @@ class Flip(_AxisGroup):
         """Applies one element to a whole batch, by ``torch.flip``."""
         start, _ = self._span(x)
         return x.flip(start) if index else x.clone()
+
+    def _name(self, g: Tensor) -> str:
+        return f"mirrored{self._where}" if g else "identity"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from math import inf, isfinite, log, pi
+from math import degrees, inf, isfinite, log, pi
 
 import torch
 from torch import Tensor
@@ -94,6 +94,10 @@ class PlanarRotation(_ContinuousGroup):
         """Draws angles uniformly between -π and π; see ``Group.sample``."""
         return (2 * _uniform(n, 1, rng) - 1) * pi
 
+    def _name(self, g: Tensor) -> str:
+        angle = round(degrees(float(g)), 1)
+        return f"{180 - (180 - angle) % 360:.1f}°"  # above -180°, up to 180°
+
     def _read(self, g: Tensor, x: Tensor) -> Tensor:
         turned = read_affine(x, reading_matrix(g.squeeze(-1)), self.mode)
         return torch.where(_disc(x), turned, x) if self.circular_mask else turned
@@ -151,6 +155,10 @@ class Translation(_ContinuousGroup):
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws shifts uniformly up to ``max_shift`` along each axis; see ``Group.sample``."""
         return (2 * _uniform(n, 2, rng) - 1) * self.max_shift
+
+    def _name(self, g: Tensor) -> str:
+        down, right = (g.round(decimals=2) + 0.0).tolist()
+        return f"shift ({down:g}, {right:g}) px"
 
     def _read(self, g: Tensor, x: Tensor) -> Tensor:
         return read_shifted(x, g, self.mode)
@@ -210,6 +218,9 @@ class Scaling(_ContinuousGroup):
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws factors between ``1 / max_factor`` and ``max_factor``; see ``Group.sample``."""
         return ((2 * _uniform(n, 1, rng) - 1) * log(self.max_factor)).exp()
+
+    def _name(self, g: Tensor) -> str:
+        return f"×{float(g):.3g}"  # noqa: RUF001  # the sign of a product is meant
 
     def _read(self, g: Tensor, x: Tensor) -> Tensor:
         return read_affine(x, torch.eye(2, dtype=g.dtype, device=g.device) / g[..., None], self.mode)

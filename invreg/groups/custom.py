@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invreg.groups.contract import FiniteGroup
-from invreg.groups.positions import PositionGroup
+from invreg.groups.positions import PositionGroup, in_cycles
 from invreg.groups.probe import distinct_values, probe_shapes
 from invreg.groups.transformations import checked
 
@@ -198,6 +198,9 @@ class PermutationGroup(TableGroup, PositionGroup):
                 "Say with dim= which axis it permutes."
             )
         return self._sources.to(device)
+
+    def _name(self, g: Tensor) -> str:
+        return in_cycles(self._sources[g].argsort().tolist())
 
     def _close(self, identity: tuple[int, ...]) -> tuple[list[tuple[int, ...]], Tensor]:
         """All products of the permutations, breadth first; the index of each one times each of those given."""

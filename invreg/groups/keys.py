@@ -11,14 +11,7 @@ from torch import Tensor
 
 from invreg.groups.batch import Batch, first_tensor, rebuilt, tensors
 from invreg.groups.contract import FiniteGroup, Group
-from invreg.groups.same_elements import SameElements, SameFiniteElements
-
-_LARGEST_TABLE = 200
-"""Up to which order the multiplication tables of finite groups are compared."""
-
-_PAIRS = 500
-"""How many products are compared of others."""
-
+from invreg.groups.same_elements import SameElements, SameFiniteElements, compose_alike
 
 @dataclass(frozen=True, init=False, repr=False)
 class OnKeys(SameElements):
@@ -58,7 +51,7 @@ class OnKeys(SameElements):
             raise TypeError("OnKeys takes groups that act on one tensor each: got another OnKeys.")
         object.__setattr__(self, "_items", tuple(groups.items()))
         for key, group in groups.items():
-            if not _compose_alike(self.lender, group):
+            if not compose_alike(self.lender, group):
                 raise ValueError(
                     f"OnKeys takes groups with the same elements, composed alike: {self.lender!r} under "
                     f"{self._items[0][0]!r} has others than {group!r} under {key!r}."
@@ -154,19 +147,3 @@ class _FiniteOnKeys(SameFiniteElements, OnKeys):
             lambda group, entry: group.orbit(entry, identity=identity),
             lambda entry: entry.expand(elements, *entry.shape),
         )
-
-
-def _compose_alike(a: Group, b: Group) -> bool:
-    """Whether elements of one group are elements of the other, with the same products, as far as can be seen."""
-    if (tuple(a.element_shape), a.element_dtype, a.order) != (tuple(b.element_shape), b.element_dtype, b.order):
-        return False
-    if isinstance(a, FiniteGroup) != isinstance(b, FiniteGroup):
-        return False
-    if isinstance(a, FiniteGroup) and isinstance(b, FiniteGroup) and a.order <= _LARGEST_TABLE:
-        return torch.equal(a.cayley_table(), b.cayley_table())
-    g, h = a.sample(2 * _PAIRS, torch.Generator().manual_seed(0)).chunk(2)
-    try:
-        products, inverses = (a.compose(g, h), b.compose(g, h)), (a.inverse(g), b.inverse(g))
-    except ValueError:
-        return False
-    return all(torch.allclose(one.double(), other.double()) for one, other in (products, inverses))

@@ -63,6 +63,11 @@ class _ImageSymmetry(FiniteGroup):
         self._check_action(g, m)
         return m if m.shape[-2:].numel() == 1 else self.act(g, m)
 
+    def _name(self, g: Tensor) -> str:
+        mirrored, turn = divmod(int(g), self.rotations)
+        angle = f"{360 * turn / self.rotations:.4g}°"
+        return ("mirrored, " + angle if turn else "mirrored") if mirrored else angle
+
     def _sources(self, x: Tensor) -> Tensor:
         """Where each pixel comes from under each element, shape ``(order, H * W)``; for exact groups."""
         turns = [divmod(index, self.rotations) for index in range(self.order)]

@@ -30,6 +30,9 @@ class Trivial(CyclicGroup):
         """A copy of the batch."""
         return x.clone()
 
+    def _name(self, g: Tensor) -> str:
+        return "identity"
+
 
 @dataclass(frozen=True)
 class SignFlip(CyclicGroup):
@@ -58,6 +61,9 @@ class SignFlip(CyclicGroup):
         """Leaves maps alone: a change of sign moves nothing."""
         self._check_action(g, m)
         return m
+
+    def _name(self, g: Tensor) -> str:
+        return "negated" if g else "identity"
 
 
 def _check_signed(group: FiniteGroup, x: Tensor) -> None:

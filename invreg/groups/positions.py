@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from invreg.groups.contract import FiniteGroup, Group
+from invreg.groups.transformations import shortened
 
 
 class PositionGroup(FiniteGroup):
@@ -100,3 +102,17 @@ def gather(x: Tensor, sources: Tensor, start: int, stop: int) -> Tensor:
     first = sources.shape[1] * torch.arange(len(x) * lists, device=x.device).view(len(x), lists, 1)
     rows = flat.view(len(x) * lists * sources.shape[1], blocks)
     return rows.index_select(0, (sources[:, None] + first).flatten()).view(x.shape)
+
+
+def in_cycles(permutation: Sequence[int]) -> str:
+    """The permutation that takes ``i`` to ``permutation[i]``, as cycles: each position goes to the one after it."""
+    cycles, seen = [], set()
+    for start in range(len(permutation)):
+        cycle = []
+        while start not in seen:
+            seen.add(start)
+            cycle.append(str(start))
+            start = permutation[start]
+        if len(cycle) > 1:
+            cycles.append(f"({' '.join(cycle)})")
+    return shortened("".join(cycles)) or "identity"

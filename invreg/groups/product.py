@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf, prod
 
 import torch
@@ -16,6 +17,9 @@ from invreg.groups.probe import distinct_values, probe_shapes, smooth_values
 
 _LARGE_SIDE = 96
 """Of images for actions that interpolate."""
+
+_MOST_NAMES = 100
+"""How many names of a factor's elements are compared with those of the others."""
 
 _ROUNDING = 1e-9
 """How far float64 rounding may move what exact actions give, relative to the norm of the sample."""
@@ -96,6 +100,21 @@ class _Product(Group):
         self._check_action(g, m)
         g1, g2 = self._split(g)
         return self.first.act_on_map(g1, self.second.act_on_map(g2, m))
+
+    def _name(self, g: Tensor) -> str:
+        named = list(self._name_factors(g))
+        moving = [name for group, name in named if name != group.describe(group.identity)]
+        if 0 < len(moving) < len(named) and _share_names(group for group, _ in named):
+            moving = [name for _, name in named]
+        return " · ".join(moving) or "identity"
+
+    def _name_factors(self, g: Tensor) -> Iterator[tuple[Group, str]]:
+        """The factors, those of products among them one by one, and what they call their parts of ``g``."""
+        for group, part in zip((self.first, self.second), self._split(g), strict=True):
+            if isinstance(group, _Product):
+                yield from group._name_factors(part)
+            else:
+                yield group, group.describe(part)
 
     def _split(self, g: Tensor) -> tuple[Tensor, Tensor]:
         size = prod(self.first.element_shape)
@@ -444,6 +463,15 @@ def _some_elements(group: Group) -> Iterator[Tensor]:
     yield from (
         group.generators() if isinstance(group, FiniteGroup) else group.sample(3, torch.Generator().manual_seed(0))
     )
+
+
+def _share_names(groups: Iterable[Group]) -> bool:
+    """Whether two of the groups have elements of the same name, as far as is looked; identities do not count."""
+    names: list[str] = []
+    for group in groups:
+        some = group.non_identity_elements() if isinstance(group, FiniteGroup) else _some_elements(group)
+        names += {group.describe(g) for g in islice(some, _MOST_NAMES)}
+    return len(set(names)) < len(names)
 
 
 def _probe(group: Group, sample_shape: Sequence[int]) -> Tensor:

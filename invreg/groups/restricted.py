@@ -83,6 +83,9 @@ class Restricted(TableGroup):
         self._check_action(g, m)
         return self.group.act_on_map(self._members.to(g.device)[g], m)
 
+    def _name(self, g: Tensor) -> str:
+        return self.group.describe(self._members[g])
+
     def _check_batch(self, x: Batch) -> Tensor:
         return self.group._check_batch(x)
 

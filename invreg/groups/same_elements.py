@@ -10,6 +10,13 @@ from torch import Tensor
 from invreg.groups.contract import FiniteGroup, Group
 
 
+_LARGEST_TABLE = 200
+"""Up to which order the multiplication tables of finite groups are compared."""
+
+_PAIRS = 500
+"""How many products are compared of others."""
+
+
 class SameElements(Group):
     """A group with the elements of another one, composed, inverted and drawn as there."""
 
@@ -61,6 +68,9 @@ class SameElements(Group):
         """As the lender does; see ``Transformations``."""
         return self.lender.sample_non_identity(n, k, rng)
 
+    def _name(self, g: Tensor) -> str:
+        return self.lender.describe(g)
+
     def _check_values(self, g: Tensor) -> None:
         self.lender._check_values(g)
 
@@ -80,3 +90,19 @@ class SameFiniteElements(FiniteGroup, SameElements):
         """As of the lender."""
         assert isinstance(self.lender, FiniteGroup)
         return self.lender.generators()
+
+
+def compose_alike(a: Group, b: Group) -> bool:
+    """Whether elements of one group are elements of the other, with the same products, as far as can be seen."""
+    if (tuple(a.element_shape), a.element_dtype, a.order) != (tuple(b.element_shape), b.element_dtype, b.order):
+        return False
+    if isinstance(a, FiniteGroup) != isinstance(b, FiniteGroup):
+        return False
+    if isinstance(a, FiniteGroup) and isinstance(b, FiniteGroup) and a.order <= _LARGEST_TABLE:
+        return torch.equal(a.cayley_table(), b.cayley_table())
+    g, h = a.sample(2 * _PAIRS, torch.Generator().manual_seed(0)).chunk(2)
+    try:
+        products, inverses = (a.compose(g, h), b.compose(g, h)), (a.inverse(g), b.inverse(g))
+    except ValueError:
+        return False
+    return all(torch.allclose(one.double(), other.double()) for one, other in (products, inverses))

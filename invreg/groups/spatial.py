@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
+from math import degrees, pi
 
 import torch
 from torch import Tensor
@@ -93,6 +93,18 @@ class SpatialRotation(Group):
                 "Sum over the last axis: saliency=SaliencyMap(channel_dim=-1, sum_signed=True, kernel_size=1)."
             )
         return m
+
+    def _name(self, g: Tensor) -> str:
+        axis = torch.stack([g[2, 1] - g[1, 2], g[0, 2] - g[2, 0], g[1, 0] - g[0, 1]])  # 2 sin(angle) long
+        angle = degrees(torch.atan2(axis.norm(), g.trace() - 1))
+        if angle > 90:  # where the sine vanishes, these columns still point along the axis, one way or the other
+            columns = g + g.mT + (1 - g.trace()) * torch.eye(3, dtype=g.dtype)
+            column = columns[:, columns.diagonal().round(decimals=6).argmax()]
+            axis = column if axis @ column > -_ORTHOGONAL else -column
+        if angle < 0.05:
+            return "0.0°"
+        x, y, z = ((axis / axis.norm()).round(decimals=2) + 0.0).tolist()
+        return f"{angle:.1f}° about ({x:.2f}, {y:.2f}, {z:.2f})"
 
     def _check_values(self, g: Tensor) -> None:
         if torch.compiler.is_compiling():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invreg.groups.contract import Group
-from invreg.groups.positions import gather, span
+from invreg.groups.positions import gather, in_cycles, span
 from invreg.groups.transformations import device_of, draw_non_identity, in_words
 
 _MOST_LISTED = 50_000
@@ -135,6 +135,9 @@ class SymmetricGroup(Group):
         self._check_action(g, m)
         kept = tuple(axis for axis in self._axes(m) if m.shape[axis] != 1)
         return SymmetricGroup(self.n, kept).act(g, m) if kept else m
+
+    def _name(self, g: Tensor) -> str:
+        return in_cycles(g.tolist())
 
     @property
     def _dims(self) -> tuple[int, ...]:

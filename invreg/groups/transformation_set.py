@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from invreg.groups.transformations import IndexedTransformations, checked
 
 Transformation = Callable[[Tensor], Tensor]
+
+_LONGEST_CALL = 32
+"""Up to how many characters the name of a ``functools.partial`` lists its arguments."""
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -88,6 +92,12 @@ class TransformationSet(IndexedTransformations):
         realign = TransformationSet(self._realign)
         return realign.act(g, m)
 
+    def _name(self, g: Tensor) -> str:
+        names = ["identity", *map(_name_of, self.transforms)]
+        name = names[g]
+        known = name not in ("", "<lambda>") and names.count(name) == 1
+        return name if known or not g else f"transform {int(g)}"
+
     def _checked(self, transform: Transformation, index: int, x: Tensor) -> Tensor:
         version = None if torch.compiler.is_compiling() or x.is_inference() else x._version  # which counts the writes
         try:
@@ -100,3 +110,13 @@ class TransformationSet(IndexedTransformations):
             raise ValueError(f"{self!r}: transform {index} writes into its input. Let it return a new tensor.")
         changed: Tensor = checked(self, y, x, f": transform {index}")
         return changed
+
+
+def _name_of(transform: Transformation) -> str:
+    """What a callable is called, with the arguments that a short partial adds; empty if nothing."""
+    if not isinstance(transform, partial):
+        return str(getattr(transform, "__name__", ""))
+    name = _name_of(transform.func)
+    arguments = [*map(repr, transform.args), *(f"{key}={value!r}" for key, value in transform.keywords.items())]
+    call = f"{name}({', '.join(arguments)})"
+    return call if name not in ("", "<lambda>") and len(call) <= _LONGEST_CALL and call.isprintable() else name

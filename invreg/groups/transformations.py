@@ -11,6 +11,9 @@ from torch import Tensor
 
 from invreg.groups.batch import Batch, stack, tensors
 
+_LONGEST_NAME = 32
+"""Where lists of numbers are cut short, in characters."""
+
 
 class Transformations(ABC):
     """Transformations of batches, each named by an element: what an audit and a loss run through.
@@ -82,6 +85,48 @@ class Transformations(ABC):
         Raises:
             ValueError: There are fewer than ``k`` non-identity elements.
         """
+
+    def describe(self, g: Tensor) -> str:
+        """One element in words, for tables and plots.
+
+        Different elements have different names, as far as they differ in the digits shown; long permutations and lists
+        of numbers are cut short with an ellipsis, and may then share a name. Angles count counter-clockwise. What a
+        comma separates happens in this order; of the parts of a product, separated by dots, the last acts first, and
+        those that change nothing are left out. Elements of groups of one's own are called by their index or their
+        numbers, unless a subclass says otherwise.
+
+        Args:
+            g: One element, shape ``element_shape``.
+
+        Returns:
+            A few words, on one line.
+
+        Raises:
+            TypeError: ``g`` is not a tensor of ``element_dtype``.
+            ValueError: ``g`` is a stack of elements, or no element.
+
+        Example:
+            >>> from invreg import CyclicRotation, Dihedral, Flip, SignFlip
+            >>> CyclicRotation(4).describe(torch.tensor(1))
+            '90°'
+            >>> Dihedral(4).describe(torch.tensor(5))
+            'mirrored, 90°'
+            >>> [(SignFlip() * Flip()).describe(g) for g in torch.arange(4)]
+            ['identity', 'mirrored', 'negated', 'negated · mirrored']
+        """
+        self._check_form(g)
+        one = tuple(self.element_shape)
+        if tuple(g.shape) != one:
+            raise ValueError(
+                f"{self!r} describes one element, shape {one}: got a stack of shape {tuple(g.shape)}. "
+                "Describe them one by one."
+            )
+        self._check_values(g)
+        return self._name(g.cpu())
+
+    def _name(self, g: Tensor) -> str:
+        """What ``describe`` returns for an element, on the CPU, after its checks."""
+        return shortened(str((g.double().round(decimals=3) + 0.0 if g.is_floating_point() else g).tolist()))
 
     def _check_elements(self, *elements: Tensor) -> None:
         """Raises unless each argument is a stack of elements."""
@@ -275,6 +320,11 @@ def draw_non_identity(order: int, n: int, k: int, rng: torch.Generator | None) -
     """Draws ``k`` different indices from 1 to ``order - 1`` for each of ``n`` samples, shape ``(k, n)``."""
     keys = torch.rand(n, order - 1, generator=rng, device=device_of(rng))
     return keys.topk(k, dim=1).indices.T + 1
+
+
+def shortened(numbers: str) -> str:
+    """A list of numbers between spaces, cut before one of them if it is long."""
+    return numbers if len(numbers) <= _LONGEST_NAME else f"{numbers[: _LONGEST_NAME - 1].rpartition(' ')[0]} …"
 
 
 def in_words(order: float) -> str:
