@@ -1,7 +1,18 @@
 """The symmetry add-on for any PyTorch model: regularise towards invariance, audit it, tie it in."""
 
 from invreg import functional
-from invreg.audit import ElementReport, Estimate, InvarianceReport, measure_invariance
+from invreg.audit import (
+    Comparison,
+    DriftReport,
+    Estimate,
+    InvarianceAudit,
+    InvarianceReport,
+    LayersReport,
+    SliceReport,
+    measure_drift,
+    measure_invariance,
+    measure_layers,
+)
 from invreg.groups import (
     Conjugated,
     CyclicGroup,
@@ -34,6 +45,7 @@ from invreg.tying import TiedFirstLayer, tie_first_layer
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Conjugated",
     "CyclicGroup",
     "CyclicPermutation",
@@ -41,16 +53,18 @@ __all__ = [
     "CyclicTranslation",
     "Dihedral",
     "DirectProduct",
-    "ElementReport",
+    "DriftReport",
     "Estimate",
     "FiniteGroup",
     "Flip",
     "Group",
     "GroupPooling",
+    "InvarianceAudit",
     "InvarianceLoss",
     "InvarianceReport",
     "KLInvarianceLoss",
     "L2InvarianceLoss",
+    "LayersReport",
     "NormalizedL2InvarianceLoss",
     "OnKeys",
     "PlanarRotation",
@@ -60,6 +74,7 @@ __all__ = [
     "Scaling",
     "SemidirectProduct",
     "SignFlip",
+    "SliceReport",
     "SpatialRotation",
     "SymmetricGroup",
     "TiedFirstLayer",
@@ -67,7 +82,9 @@ __all__ = [
     "Translation",
     "Trivial",
     "functional",
+    "measure_drift",
     "measure_invariance",
+    "measure_layers",
     "saliency_similarity",
     "tie_first_layer",
 ]

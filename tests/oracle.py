@@ -288,14 +288,35 @@ def estimate(values: Sequence[float]) -> Mean:
 
 
 @dataclass(frozen=True)
+class Worst:
+    """What a report must say of one of the samples whose logits move most."""
+
+    index: int
+    element: object
+    logit_error: float
+    distribution_error: float | None
+    normalized_logit_error: float
+    label: int | None
+    prediction: int | None
+    transformed_prediction: int | None
+
+
+@dataclass(frozen=True)
 class Audit:
-    """What a report must say; ``per_element`` holds the same by the element's index."""
+    """What a report must say; ``per_element`` holds the same by the element's index, the others likewise.
+
+    ``columns`` are the numbers of single samples, NaN or -1 where there are none; ``worst`` has all samples.
+    """
 
     samples: int
     elements: int
     estimates: dict[str, Mean | None]
     completeness_gap: float | None
     per_element: dict[int, dict[str, Mean | None]]
+    per_class: dict[int, dict[str, Mean | None]]
+    per_class_element: dict[tuple[int, int], dict[str, Mean | None]]
+    columns: dict[str, list[float]]
+    worst: list[Worst]
 
 
 ERRORS = {
@@ -303,6 +324,9 @@ ERRORS = {
     "distribution_error": distribution_error,
     "normalized_logit_error": normalized_logit_error,
 }
+
+OF_ELEMENTS = (*ERRORS, "saliency_similarity", "accuracy", "consistency")
+OF_SAMPLES = (*OF_ELEMENTS, "worst_logit_error", "group_accuracy", "orbit_accuracy")
 
 
 def audit(
@@ -312,6 +336,7 @@ def audit(
     elements: Sequence[Sequence[tuple[int, Element]]],
     order: int | None,
     *,
+    values: bool = False,
     network: Network | None = None,
     saliency_samples: int | None = None,
     steps: int = 50,
@@ -325,68 +350,133 @@ def audit(
         labels: Their classes, ``(N, ...)``, or None.
         elements: For each sample the elements to measure it under, with their indices.
         order: How many elements the group has, the identity included; None for infinitely many.
+        values: Whether outputs are no logits.
         network: What saliency maps are made of; None leaves them out.
         saliency_samples: On how many samples, the first ones.
         steps: Quadrature points of integrated gradients.
         folding: Settings of ``fold``.
     """
-    over_samples: dict[str, list[float]] = {}
-    by_element: dict[int, dict[str, list[float]]] = {}
+    rows: list[dict[str, float]] = []
+    cells: list[dict[object, dict[str, float]]] = []
+    """For each sample, what it has under each element."""
+    classes: list[int] = []
+    worst: list[Worst] = []
     gaps, changes = [], []
 
-    def add(name: str, values: list[float], indices: list[int]) -> None:
-        over_samples.setdefault(name, []).append(math.fsum(values) / len(values))
-        for index, value in zip(indices, values, strict=True):
-            by_element.setdefault(index, {}).setdefault(name, []).append(value)
-
     for n, x in enumerate(inputs):
-        indices = [index for index, _ in elements[n]]
+        row: dict[str, float] = {}
+        cell: dict[object, dict[str, float]] = {index: {} for index, _ in elements[n]}
+        rows.append(row)
+        cells.append(cell)
+
+        def add(name: str, found: list[float], row=row, cell=cell) -> None:
+            row[name] = math.fsum(found) / len(found)
+            for here, value in zip(cell.values(), found, strict=True):
+                here[name] = value
+
         reference = outputs(x)
         moved = [outputs(g.act(x)) for _, g in elements[n]]
+        if values:
+            reference, moved = np.ravel(reference), [np.ravel(m) for m in moved]
         for name, error in ERRORS.items():
-            add(name, [error(reference, transformed) for transformed in moved], indices)
-        classes = predicted_classes(reference)
-        moved_classes = [predicted_classes(transformed) for transformed in moved]
-        add("consistency", [_share(c == d for c, d in zip(classes, m, strict=True)) for m in moved_classes], indices)
-        if labels is not None:
+            if not values or name != "distribution_error":
+                add(name, [error(reference, transformed) for transformed in moved])
+        row["worst_logit_error"] = max(here["logit_error"] for here in cell.values())
+        predicted, truth, moved_classes = [], None, []
+        if not values:
+            predicted = predicted_classes(reference)
+            moved_classes = [predicted_classes(transformed) for transformed in moved]
+            add("consistency", [_share(c == d for c, d in zip(predicted, m, strict=True)) for m in moved_classes])
+        if labels is not None and not values:
             truth = [int(label) for label in np.asarray(labels[n]).flat]
-            right = [c == t for c, t in zip(classes, truth, strict=True)]
+            right = [c == t for c, t in zip(predicted, truth, strict=True)]
             moved_right = [[c == t for c, t in zip(m, truth, strict=True)] for m in moved_classes]
             shares = [_share(r) for r in moved_right]
-            over_samples.setdefault("accuracy", []).append(_share(right))
-            for index, share in zip(indices, shares, strict=True):
-                by_element[index].setdefault("accuracy", []).append(share)
-            others = math.fsum(shares) / len(shares)
-            average = others if order is None else (_share(right) + (order - 1) * others) / order
-            over_samples.setdefault("group_accuracy", []).append(average)
-            over_samples.setdefault("orbit_accuracy", []).append(
-                _share(map(all, zip(right, *moved_right, strict=True)))
-            )
+            add("accuracy", shares)
+            others, row["accuracy"] = row["accuracy"], _share(right)
+            row["group_accuracy"] = others if order is None else (_share(right) + (order - 1) * others) / order
+            row["orbit_accuracy"] = _share(map(all, zip(right, *moved_right, strict=True)))
         if network is not None and (saliency_samples is None or n < saliency_samples):
             single = np.size(reference) == 1
-            target = 0 if single else classes[0] if labels is None else truth[0]
+            target = 0 if single else predicted[0] if labels is None else truth[0]
             attributions = integrated_gradients(network, x, target, steps)
             change = float(network(x[None])[0, target] - network(np.zeros_like(x)[None])[0, target])
             gaps.append(abs(float(attributions.sum()) - change))
             changes.append(abs(change))
             here = fold(attributions, **folding)
-            values = []
+            similar = []
             for _, g in elements[n]:
                 there = fold(integrated_gradients(network, g.act(x), target, steps), **folding)
-                values.append(saliency_similarity(here, g.realign(there)))
-            add("saliency_similarity", values, indices)
+                similar.append(saliency_similarity(here, g.realign(there)))
+            add("saliency_similarity", similar)
 
-    names = (*ERRORS, "saliency_similarity", "accuracy", "group_accuracy", "orbit_accuracy", "consistency")
+        one_class = not values and np.ndim(reference) <= 1
+        if one_class:
+            row["prediction"] = predicted[0]
+            if truth is not None:
+                row["label"] = truth[0]
+            classes.append(predicted[0] if truth is None else truth[0])
+        errors = [here["logit_error"] for here in cell.values()]
+        place = errors.index(max(errors))
+        index = elements[n][place][0]
+        row |= {"index": n, "worst_element": index if order is not None and isinstance(index, int) else -1}
+        worst.append(
+            Worst(
+                index=n,
+                element=index,
+                **{name: cell[index].get(name) for name in ERRORS},
+                label=row.get("label"),
+                prediction=row.get("prediction"),
+                transformed_prediction=moved_classes[place][0] if one_class else None,
+            )
+        )
+
+    def means(found: Sequence[dict[str, float]], names: Sequence[str]) -> dict[str, Mean | None]:
+        columns = {name: [one[name] for one in found if name in one] for name in names}
+        return {name: estimate(column) if column else None for name, column in columns.items()}
+
+    def of_class(label: int) -> list[int]:
+        return [n for n, one in enumerate(classes) if one == label]
+
+    known = sorted({index for cell in cells for index in cell}) if order is not None else []
+    names = list(dict.fromkeys(name for row in rows for name in row))
     return Audit(
         samples=len(inputs),
         elements=len(elements[0]),
-        estimates={name: estimate(over_samples[name]) if name in over_samples else None for name in names},
+        estimates=means(rows, OF_SAMPLES),
         completeness_gap=math.fsum(gaps) / math.fsum(changes) if gaps else None,
-        per_element={
-            index: {name: estimate(found[name]) if name in found else None for name in names}
-            for index, found in sorted(by_element.items())
+        per_element={g: means([cell[g] for cell in cells if g in cell], OF_ELEMENTS) for g in known},
+        per_class={label: means([rows[n] for n in of_class(label)], OF_SAMPLES) for label in sorted(set(classes))},
+        per_class_element={
+            (label, g): means(found, OF_ELEMENTS)
+            for label in sorted(set(classes))
+            for g in known
+            if (found := [cells[n][g] for n in of_class(label) if g in cells[n]])
         },
+        columns={name: [row.get(name, math.nan) for row in rows] for name in names},
+        worst=sorted(worst, key=lambda one: (-one.logit_error, one.index)),
     )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The least value that at least this share of the values does not exceed."""
+    for value in sorted(values):
+        if sum(v <= value for v in values) / len(values) >= share:
+            return value
+    raise ValueError(f"No share is {share}.")
+
+
+def bootstrap(values: Sequence[float], confidence: float, draws: Sequence[Sequence[int]]) -> tuple[float, float]:
+    """The percentile interval of the mean, for draws of places; quantiles are linear between the means."""
+    means = sorted(math.fsum(values[place] for place in draw) / len(draw) for draw in draws)
+
+    def between(share: float) -> float:
+        where = share * (len(means) - 1)
+        low = min(int(where), len(means) - 1)
+        high = min(low + 1, len(means) - 1)
+        return means[low] + (where - low) * (means[high] - means[low])
+
+    return between((1 - confidence) / 2), between((1 + confidence) / 2)
 
 
 def _share(hits) -> float:

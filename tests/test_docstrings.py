@@ -17,8 +17,12 @@ PACKAGE = Path(invreg.__file__).parent
 EXAMPLES_ELSEWHERE = {
     "Group",  # abstract; the example of a custom group is FiniteGroup's
     "PositionGroup",  # abstract too
-    "ElementReport",  # made by measure_invariance, which has the example
+    # made by functions that have the example
+    "Comparison",
+    "DriftReport",
     "InvarianceReport",
+    "LayersReport",
+    "SliceReport",
 }
 
 

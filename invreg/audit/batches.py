@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from invreg.audit.tolerant import Unreadable, tolerant
 from invreg.functional import checked_inputs
 from invreg.groups.batch import Batch, first_tensor, map_tensors
 
 
-def batches(
-    loader: Iterable[Any],
-    *,
-    input_key: str | Sequence[str],
-    label_key: str,
-    device: torch.device | str | None,
-    progress: bool,
-) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Yields the inputs and labels (None where there are none) of each batch, checked and on the device.
+class Loaded(NamedTuple):
+    """A batch, checked and on the device.
 
-    Raises:
-        TypeError: The loader or one of its batches is none of the forms that ``measure_invariance`` lists.
-        ValueError: The loader yields nothing, an empty batch, or a mapping without ``input_key``.
+    Args:
+        inputs: The samples; None if none of the batch could be read.
+        labels: Their classes; None where there are none.
+        unreadable: What could not be read of the batch.
     """
-    from tqdm import tqdm
 
+    inputs: Batch | None
+    labels: Tensor | None
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many samples the batch was to have; 0 where nobody knows."""
+        return (0 if self.inputs is None else len(first_tensor(self.inputs))) + len(self._failed)
+
+    @property
+    def read(self) -> Tensor:
+        """The places in the batch of the samples that could be read, int64."""
+        return torch.tensor([row for row in range(self.rows) if row not in self._failed], dtype=torch.int64)
+
+    @property
+    def _failed(self) -> set[int]:
+        return {row for one in self.unreadable for row in one.rows}
+
+
+def check_loader(loader: Iterable[Any]) -> None:
+    """Raises unless it can be thought to yield batches."""
     if isinstance(loader, Tensor):
         raise TypeError("loader must yield batches: got a tensor. Write [x] or [(x, y)] for a single batch.")
     map_style = isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)
@@ -37,9 +52,36 @@ def batches(
             f"loader must yield batches: got {type(loader).__name__}. A data set yields single samples: wrap it in a "
             "torch.utils.data.DataLoader."
         )
+
+
+def loaded(
+    loader: Iterable[Any],
+    *,
+    input_key: str | Sequence[str],
+    label_key: str,
+    device: torch.device | str | None,
+    progress: bool,
+    description: str = "audit",
+    skip: bool = False,
+) -> Iterator[Loaded]:
+    """Yields each batch, checked and on the device; with ``skip``, also what could not be read.
+
+    Raises:
+        TypeError: The loader or one of its batches is none of the forms that ``measure_invariance`` lists.
+        ValueError: The loader yields nothing, an empty batch, or a mapping without ``input_key``.
+    """
+    from tqdm import tqdm
+
+    check_loader(loader)
+    stream = tolerant(loader) if skip else ((batch, ()) for batch in loader)
     empty = True
-    for batch in tqdm(loader, desc="audit", unit="batch", leave=False, disable=None if progress else True):
+    off = None if progress else True  # None: on a terminal only
+    total = _length(loader)
+    for batch, unreadable in tqdm(stream, desc=description, unit="batch", total=total, leave=False, disable=off):
         empty = False
+        if batch is None and unreadable:
+            yield Loaded(None, None, unreadable)
+            continue
         inputs, labels = _split(batch, input_key, label_key)
         checked_inputs(inputs)
         if labels is not None and not isinstance(labels, Tensor):
@@ -52,9 +94,51 @@ def batches(
                 f"Labels must be one per input: got shape {tuple(labels.shape)} for inputs "
                 f"{tuple(first_tensor(inputs).shape)}."
             )
-        yield map_tensors(lambda t: t.to(device), inputs), None if labels is None else labels.to(device)
+        inputs = map_tensors(lambda t: t.to(device), inputs)
+        yield Loaded(inputs, None if labels is None else labels.to(device), unreadable)
     if empty:
         raise ValueError("loader must yield at least one batch: it yielded none. Is it a generator already used up?")
+
+
+def batches(
+    loader: Iterable[Any],
+    *,
+    input_key: str | Sequence[str],
+    label_key: str,
+    device: torch.device | str | None,
+    progress: bool,
+    description: str = "audit",
+) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Yields the inputs and labels (None where there are none) of each batch; raises what ``loaded`` does."""
+    stream = loaded(
+        loader, input_key=input_key, label_key=label_key, device=device, progress=progress, description=description
+    )
+    for batch in stream:
+        yield batch.inputs, batch.labels
+
+
+def dealt(loader: Iterable[Any], world: int) -> int | None:
+    """How many samples the data set has of which each of several processes was dealt a part, if that is known.
+
+    torch's ``DistributedSampler`` deals some samples twice, so that all processes have equally many.
+    """
+    if world > 1 and isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler):
+        return len(loader.dataset)  # type: ignore[arg-type]  # its sampler asked it too
+    return None
+
+
+def described(loader: Iterable[Any]) -> str:
+    """A loader in words: what it is, and of what."""
+    dataset = getattr(loader, "dataset", None)
+    name = type(loader).__name__
+    return name if dataset is None else f"{name} of {type(dataset).__name__}"
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    try:
+        return len(loader)  # type: ignore[arg-type]  # or else it says so
+    except TypeError:
+        return None
 
 
 def _split(batch: Any, input_key: str | Sequence[str], label_key: str) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from invreg.audit.report import Estimate
+from invreg.audit.estimate import Estimate
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -44,6 +44,17 @@ class Moments:
         self.mean += shift * share
         self.deviations += other.deviations + shift**2 * self.count * share
         self.count = count
+
+    def array(self) -> Array:
+        """All of it in one array, ``(3, bins)``."""
+        return np.stack([self.count, self.mean, self.deviations])
+
+    @classmethod
+    def from_array(cls, array: Array) -> Moments:
+        """What ``array`` returned the array of."""
+        moments = cls(array.shape[1])
+        moments.count, moments.mean, moments.deviations = array.copy()
+        return moments
 
     def estimate(self, index: int = 0) -> Estimate | None:
         """The mean of a bin and its standard error; None if nothing fell into it."""

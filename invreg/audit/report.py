@@ -1,75 +1,67 @@
-"""What does an audit say, and how does a person read it?"""
+"""What does an audit say?"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
-_MOST_ROWS = 16
-"""How many elements ``print`` shows."""
+import numpy as np
 
-SCHEMA = 1
-"""Version of the dictionary and JSON form; it grows when a field changes its meaning or goes away."""
+from invreg.audit.bootstrap import Interval, bootstrap_interval
+from invreg.audit.comparison import Comparison, compare
+from invreg.audit.estimate import Estimate
+from invreg.audit.histogram import LogHistogram, quantile
+from invreg.audit.plain import NOT_SAVED, Readers, all_made, made, plain, without_schema
+from invreg.audit.samples import SaliencyExample, SampleTable, SkippedSamples, WorstSample
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over samples and how sure it is.
+    from matplotlib.figure import Figure
 
-    Args:
-        mean: The mean.
-        standard_error: Its standard error over samples; None where one sample alone was seen.
-        count: How many samples.
+    from invreg.audit.layer_report import LayersReport
 
-    Example:
-        >>> print(Estimate(0.25, 0.01, 100))
-        0.25 ± 0.01
-        >>> float(Estimate(0.25, 0.01, 100))
-        0.25
-    """
+SCHEMA = 2
+"""Version of the dictionary and JSON form; it grows when a field comes, goes away or changes its meaning."""
 
-    mean: float
-    standard_error: float | None
-    count: int
-
-    def __float__(self) -> float:
-        return self.mean
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g}" + ("" if self.standard_error is None else f" ± {self.standard_error:.2g}")
+WITH_QUANTILES = ("logit_error", "distribution_error", "normalized_logit_error", "worst_logit_error")
+"""The numbers that ``InvarianceReport.quantile`` knows."""
 
 
 @dataclass(frozen=True)
-class ElementReport:
-    """What an audit found for one element of a finite group.
+class SliceReport:
+    """What an audit found for a part of the data: under one element, in one class, or both.
 
     Args:
-        element: Its index in the group.
+        name: The part in words: "90°", "class 3", "class 3, 90°".
+        element: Index of the element in the group; None for all of them.
+        label: The class; None for all of them.
         logit_error: As in ``InvarianceReport``; so are the others.
-        distribution_error: In nats.
+        distribution_error: In nats; None for outputs that are no logits.
         normalized_logit_error: No unit.
         saliency_similarity: Between 0 and 1; None where it was not measured.
-        accuracy: On the inputs that the element transformed; None without labels.
-        consistency: Share of samples with the same prediction as at the identity.
+        accuracy: On the inputs that the element transformed, or at the identity for a class; None without labels.
+        group_accuracy: Averaged over the whole group, for a class; None for elements and without labels.
+        orbit_accuracy: Share of samples predicted right under every element, for a class; None as the last.
+        consistency: Share of predictions that are the same as at the identity; None for outputs that are no logits.
         action_error: As in ``InvarianceReport``; so is the next one.
         action_logit_error: Logits squared.
     """
 
-    element: int
+    name: str
+    element: int | None
+    label: int | None
     logit_error: Estimate
-    distribution_error: Estimate
+    distribution_error: Estimate | None
     normalized_logit_error: Estimate
     saliency_similarity: Estimate | None
     accuracy: Estimate | None
-    consistency: Estimate
+    group_accuracy: Estimate | None
+    orbit_accuracy: Estimate | None
+    consistency: Estimate | None
     action_error: Estimate | None
     action_logit_error: Estimate | None
-
-    def _row(self) -> tuple[str, ...]:
-        errors = (self.logit_error, self.distribution_error, self.normalized_logit_error)
-        shares = (self.saliency_similarity, self.consistency, self.accuracy, self.action_logit_error)
-        return (str(self.element), *("-" if value is None else str(value) for value in (*errors, *shares)))
 
 
 @dataclass(frozen=True)
@@ -77,18 +69,26 @@ class InvarianceReport:
     """How invariant a model is, and how sure that is. Made by ``measure_invariance``; ``print`` shows a table.
 
     Errors, similarity and consistency are averaged over the non-identity elements, each with the same weight, and
-    over samples. Standard errors are over samples, since the elements of one orbit are not independent.
+    over samples. Standard errors are over samples, since the elements of one orbit are not independent. Where an
+    ``output_action`` was given, outputs at transformed inputs are moved back by it before anything is compared, and all
+    that is said of invariance holds of equivariance.
 
     Args:
         model: Name of the model's class or function.
         group: The group, in words.
         is_group: Whether it is one; False for a ``TransformationSet``.
-        samples: How many samples were measured.
+        output_action: How the group acts on outputs, in words; None where these shall stay the same.
+        seen: How many samples the loader gave.
+        samples: How many of these were measured; the others are in ``skipped``.
         elements: How many non-identity elements each sample was measured under.
         exhaustive: Whether these were all that the group has; otherwise they were drawn for each sample.
+        ended: ``"complete"`` when the loader was at its end; ``"precise"`` when ``target_precision`` was reached;
+            ``"interrupted"`` before either.
         logit_error: Half the squared distance of the logits (LI).
-        distribution_error: Kullback-Leibler divergence of the predictive distributions (DI), in nats.
+        distribution_error: Kullback-Leibler divergence of the predictive distributions (DI), in nats; None for
+            outputs that are no logits.
         normalized_logit_error: Squared distance of the logits relative to their squared norm.
+        worst_logit_error: The logit error under each sample's worst element.
         saliency_similarity: Cosine similarity of realigned saliency maps (SI); None where it was not measured.
         saliency: The map method, in words; None where it was not used.
         completeness_gap: How far the attributions at the inputs are from adding up to the change of the logit, as a
@@ -96,41 +96,230 @@ class InvarianceReport:
         accuracy: Share of samples predicted right at the identity; None without labels, as the next two.
         group_accuracy: The same averaged over the whole group, the identity included.
         orbit_accuracy: Share of samples predicted right at the identity and under every element measured.
-        consistency: Share of predictions that are the same as at the identity.
+        consistency: Share of predictions that are the same as at the identity; None for outputs that are no logits.
         action_error: What the action itself changes, the norm of g⁻¹(gx) - x relative to that of x: an action that
             interpolates does not quite undo itself. None for exact groups and sets of transformations, as the next.
         action_logit_error: What that does to this model, half the squared distance of the logits at x and g⁻¹(gx). A
             ``logit_error`` of this size is the action's, not the model's.
+        noise_error: Half the squared distance of the logits of the same input twice; None for a model that gave the
+            same both times, as the next two.
+        noise_excess: ``logit_error`` minus ``noise_error``, paired: what is left of the error beside the noise.
+        noise_consistency: Share of predictions that are the same for the same input twice.
         per_element: The same for each element of a finite group, the identity left out; empty for others.
+        per_class: The same for each class that occurs; empty for outputs per position or that are no logits.
+        classes_by: Whether classes are those of the labels, or, without labels, those predicted at the identity.
+        per_class_element: The same for each class under each element, class by class; empty where one of the last two
+            is, and for more than a hundred thousand such pairs.
+        worst_samples: The samples with the largest ``worst_logit_error``, that one first.
+        skipped: How many samples were left out; at least, where a loader did not say how many it lost.
+        skipped_samples: Which they were, and why; the first thousand entries.
+        per_sample: Numbers of single samples, those of least index: the estimates' names, ``index``, ``label``,
+            ``prediction`` and ``worst_element`` are columns.
+        histograms: Counts of the errors of the samples that are not in ``per_sample``, by name.
+        provenance: Versions, seed, time and data: what was measured with what.
+        saliency_examples: Maps of the samples with the least similarity and of typical ones, for ``plot_saliency``.
+            Not in dictionaries and JSON.
     """
 
     model: str
     group: str
     is_group: bool
+    output_action: str | None
+    seen: int
     samples: int
     elements: int
     exhaustive: bool
+    ended: Literal["complete", "precise", "interrupted"]
     logit_error: Estimate
-    distribution_error: Estimate
+    distribution_error: Estimate | None
     normalized_logit_error: Estimate
+    worst_logit_error: Estimate
     saliency_similarity: Estimate | None
     saliency: str | None
     completeness_gap: float | None
     accuracy: Estimate | None
     group_accuracy: Estimate | None
     orbit_accuracy: Estimate | None
-    consistency: Estimate
+    consistency: Estimate | None
     action_error: Estimate | None
     action_logit_error: Estimate | None
-    per_element: tuple[ElementReport, ...]
+    noise_error: Estimate | None
+    noise_excess: Estimate | None
+    noise_consistency: Estimate | None
+    per_element: tuple[SliceReport, ...]
+    per_class: tuple[SliceReport, ...]
+    classes_by: Literal["label", "prediction"] | None
+    per_class_element: tuple[SliceReport, ...]
+    worst_samples: tuple[WorstSample, ...]
+    skipped: int
+    skipped_samples: tuple[SkippedSamples, ...]
+    per_sample: SampleTable = field(repr=False, hash=False)
+    histograms: dict[str, LogHistogram] = field(repr=False, hash=False)
+    provenance: dict[str, Any] = field(compare=False)
+    saliency_examples: tuple[SaliencyExample, ...] = field(default=(), compare=False, repr=False, metadata=NOT_SAVED)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain dictionaries, lists, numbers and strings, with ``schema`` for the form's version."""
-        return {"schema": SCHEMA, **asdict(self), "per_element": [asdict(one) for one in self.per_element]}
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The numbers over all samples that were measured, by name."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Estimate)}
 
-    def to_json(self) -> str:
-        """The report as a JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+    @property
+    def within_noise(self) -> bool:
+        """Whether the logit error is not above that of the same input twice, by two standard errors."""
+        excess = self.noise_excess
+        return excess is not None and excess.mean <= 2 * (excess.standard_error or 0.0)
+
+    def quantile(self, name: str, share: float) -> float:
+        """The value that an error of a single sample does not exceed in this share of the samples.
+
+        Args:
+            name: ``"logit_error"``, ``"distribution_error"``, ``"normalized_logit_error"`` (each averaged over the
+                elements) or ``"worst_logit_error"``.
+            share: Between 0 and 1; 0.5 for the median.
+
+        Returns:
+            One of the errors. Where more samples were measured than ``per_sample`` holds, those that it lacks are known
+            within half a percent of their value.
+
+        Raises:
+            ValueError: ``share`` is not between 0 and 1, or the error was not measured or not kept.
+        """
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must be between 0 and 1: got {share}. Write 0.5 for the median.")
+        if name not in WITH_QUANTILES or name not in self.estimates:
+            known = [known for known in WITH_QUANTILES if known in self.estimates]
+            raise ValueError(f"Quantiles are known of {known}: got {name!r}.")
+        kept = self.per_sample[name] if name in self.per_sample else np.empty(0)
+        others = self.histograms.get(name, LogHistogram())
+        if len(kept) + sum(others.counts.values()) != self.samples:
+            raise ValueError("This report was saved without its samples, per_sample=False: it knows no quantiles.")
+        return quantile(kept, others, share)
+
+    def bootstrap(self, name: str, *, confidence: float = 0.95, resamples: int = 2_000, seed: int = 0) -> Interval:
+        """A confidence interval of a mean over samples, by drawing the samples again with replacement.
+
+        Args:
+            name: Which of ``estimates``.
+            confidence: Between 0 and 1.
+            resamples: How often all samples are drawn again.
+            seed: Of the draws.
+
+        Returns:
+            The percentile interval.
+
+        Raises:
+            ValueError: The number was not measured, not all samples were kept, or an argument is out of its range.
+
+        Source: Efron, Tibshirani, "An introduction to the bootstrap" (1993), section 13.3.
+        """
+        if name not in self.estimates:
+            raise ValueError(f"This report has the estimates {list(self.estimates)}: got {name!r}.")
+        if not 0 < confidence < 1 or resamples < 1:
+            raise ValueError(
+                f"confidence must be between 0 and 1 and resamples positive: got {confidence} and {resamples}."
+            )
+        column = self.per_sample[name] if name in self.per_sample else np.empty(0)
+        values = column[~np.isnan(column)]
+        if len(values) != self.estimates[name].count:
+            raise ValueError(
+                f"The bootstrap needs all {self.estimates[name].count} samples, but the report has {len(values)}: "
+                "audit with a larger kept_samples=, or take mean ± 1.96 standard errors, which is as good for so many."
+            )
+        return bootstrap_interval(values, confidence, resamples, seed)
+
+    def compare(self, other: InvarianceReport) -> Comparison:
+        """Compares this report's model with another one that was audited on the same samples.
+
+        Args:
+            other: The other model's report, under the same group and over the same data in the same order.
+
+        Returns:
+            The paired differences, ``other`` minus this, of all numbers that both have, on the samples that both kept;
+            of saliency similarities only where maps were made in one way.
+
+        Raises:
+            TypeError: ``other`` is no report.
+            ValueError: The groups, the elements' number or the samples differ, or a report has no numbers of single
+                samples.
+        """
+        if not isinstance(other, InvarianceReport):
+            raise TypeError(f"A report is compared with another InvarianceReport: got {type(other).__name__}.")
+        return compare(self, other)
+
+    def plot(self) -> Figure:
+        """Draws errors by element, by class and how they are distributed over samples.
+
+        Returns:
+            A figure of matplotlib, without pyplot: ``report.plot().savefig("report.png")``.
+        """
+        from invreg.audit.figures import report_figure
+
+        return report_figure(self)
+
+    def plot_saliency(self) -> Figure:
+        """Draws inputs and saliency maps over the orbit, for the samples that agree least and for typical ones.
+
+        Returns:
+            A figure of matplotlib; rows are samples, columns are elements. Maps are moved back to where they lie in the
+            input, so that those of an invariant model are the same in each column.
+
+        Raises:
+            ValueError: The report has no maps: none were made, or it was made from a dictionary.
+        """
+        from invreg.audit.figures import saliency_figure
+
+        return saliency_figure(self)
+
+    def to_html(self, path: str | Path, *, layers: LayersReport | None = None) -> None:
+        """Writes the report as one page that needs neither network nor other files.
+
+        Args:
+            path: The file to write.
+            layers: What ``measure_layers`` found for the same model, to be shown too.
+        """
+        from invreg.audit.page import write_page
+
+        write_page(self, path, layers=layers)
+
+    def to_markdown(self) -> str:
+        """The report as Markdown text with tables."""
+        from invreg.audit.text import markdown
+
+        return markdown(self)
+
+    def to_dataframe(self) -> Any:
+        """The numbers of single samples as a pandas data frame, a row for each.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "to_dataframe needs pandas: pip install pandas. per_sample has the same columns."
+            ) from error
+        return pd.DataFrame(self.per_sample.columns)
+
+    def to_dict(self, *, per_sample: bool = True) -> dict[str, Any]:
+        """The report as plain dictionaries, lists, numbers and strings, with ``schema`` for the form's version.
+
+        Args:
+            per_sample: Whether to include the numbers of single samples and histograms, the largest part. Without them
+                the report made by ``from_dict`` knows no quantiles and cannot be compared.
+
+        Returns:
+            What ``from_dict`` takes; docs/report_schema.md describes it.
+        """
+        state: dict[str, Any] = {"schema": SCHEMA, **plain(self)}
+        if not per_sample:
+            state |= {"per_sample": {}, "histograms": {}}
+        return state
+
+    def to_json(self, *, per_sample: bool = True) -> str:
+        """The report as a JSON text; see ``InvarianceReport.to_dict``."""
+        return json.dumps(self.to_dict(per_sample=per_sample), indent=2, allow_nan=False)
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> InvarianceReport:
@@ -145,79 +334,22 @@ class InvarianceReport:
         Raises:
             ValueError: The dictionary has another schema or other fields.
         """
-        if not isinstance(state, dict):
-            raise ValueError(
-                f"A report is made from a dictionary: got {type(state).__name__}. Use json.loads on a text."
-            )
-        if state.get("schema") != SCHEMA:
-            raise ValueError(f"A report's dictionary must have schema {SCHEMA}: got {state.get('schema')!r}.")
-        values = {name: value for name, value in state.items() if name != "schema"}
-        elements = values.get("per_element")
-        if isinstance(elements, (list, tuple)):
-            values["per_element"] = tuple(_made(ElementReport, element) for element in elements)
-        report: InvarianceReport = _made(cls, values)
+        report: InvarianceReport = made(cls, without_schema(state, SCHEMA, "report"), _READERS)
         return report
 
     def __str__(self) -> str:
-        how = "all" if self.exhaustive else "drawn for each sample"
-        noun = "non-identity element" if self.is_group else "transform"
-        whole = "group" if self.is_group else "set"
-        every = "every element" if self.exhaustive else "every element drawn"
-        rows = (
-            ("logit error (LI)", self.logit_error, "0 = invariant; logits squared"),
-            ("distribution error (DI)", self.distribution_error, "0 = invariant; nats"),
-            ("normalized logit error", self.normalized_logit_error, "0 = invariant; no unit"),
-            ("saliency similarity (SI)", self.saliency_similarity, self._saliency_note()),
-            ("consistency", self.consistency, "same class as at the identity"),
-            ("accuracy", self.accuracy, "at the identity"),
-            ("group accuracy", self.group_accuracy, f"averaged over the {whole}, identity included"),
-            ("orbit accuracy", self.orbit_accuracy, f"right at the identity and under {every}"),
-            ("action's own error", self.action_error, "|x - x moved and moved back| / |x|: not the model's"),
-            ("... its logit error", self.action_logit_error, "LI between these: that much is not the model's"),
-        )
-        lines = [
-            f"Invariance of {self.model} to {self.group}" + ("" if self.is_group else ", which is no group"),
-            f"{_count(self.samples, 'sample')}, each under {_count(self.elements, noun)} ({how}); "
-            "value ± standard error over samples"
-            + ("; no labels" if self.accuracy is None else "")
-            + ("; no saliency maps" if self.saliency is None else ""),
-            "",
-            *_table([(label, str(value), note) for label, value, note in rows if value is not None]),
-        ]
-        if self.per_element:
-            header = ("element", "LI", "DI", "normalized", "SI", "consistency", "accuracy", "action's own LI")
-            worst = sorted(self.per_element, key=lambda one: -one.logit_error.mean)[:_MOST_ROWS]
-            shown = [one for one in self.per_element if one in worst]
-            columns = len(header) if self.action_logit_error is not None else len(header) - 1
-            lines += ["", *_table([row[:columns] for row in (header, *(one._row() for one in shown))])]
-            if len(shown) < len(self.per_element):
-                lines.append(f"... the {len(shown)} with the largest LI of {len(self.per_element)}; all in per_element")
-        return "\n".join(lines)
+        from invreg.audit.text import text
 
-    def _saliency_note(self) -> str:
-        if self.saliency_similarity is None:
-            return ""
-        gap = "" if self.completeness_gap is None else f", completeness gap {self.completeness_gap:.1%}"
-        return f"1 = invariant; on {_count(self.saliency_similarity.count, 'sample')}{gap}"
+        return text(self)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _made(kind: type[Any], state: Any) -> Any:
-    """Makes a report from the dictionary of its fields, whose dictionaries are estimates."""
-    names = {field.name for field in fields(kind)}
-    if not isinstance(state, dict) or state.keys() != names:
-        given = state.keys() if isinstance(state, dict) else set()
-        raise ValueError(
-            f"The dictionary of {kind.__name__} must have just its fields: "
-            f"missing {sorted(names - given)}, unknown {sorted(given - names)}."
-        )
-    return kind(**{name: _made(Estimate, value) if isinstance(value, dict) else value for name, value in state.items()})
+_READERS: Readers = {
+    "per_element": all_made(SliceReport),
+    "per_class": all_made(SliceReport),
+    "per_class_element": all_made(SliceReport),
+    "worst_samples": all_made(WorstSample),
+    "skipped_samples": all_made(SkippedSamples),
+    "per_sample": SampleTable.from_plain,
+    "histograms": lambda saved: {name: LogHistogram.from_plain(counts) for name, counts in saved.items()},
+    "provenance": dict,
+}

@@ -41,6 +41,12 @@ def first_tensor(batch: Batch) -> Tensor:
     return next(tensor for _, tensor in tensors(batch))
 
 
+def shapes(batch: Batch) -> Any:
+    """The shape of a batch, or of each of its tensors by key or position, for a message."""
+    found = {key: tuple(tensor.shape) for key, tensor in tensors(batch)}
+    return found.get(None, found)
+
+
 def stack(batches: list[Batch]) -> Batch:
     """Stacks batches that are built alike along a new first axis."""
     return map_tensors(lambda *entries: torch.stack(entries), *batches)

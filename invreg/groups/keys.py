@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from invreg.groups.batch import Batch, first_tensor, rebuilt, tensors
 from invreg.groups.contract import FiniteGroup, Group
 from invreg.groups.same_elements import SameElements, SameFiniteElements, compose_alike
+
 
 @dataclass(frozen=True, init=False, repr=False)
 class OnKeys(SameElements):

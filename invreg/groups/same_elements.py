@@ -9,7 +9,6 @@ from torch import Tensor
 
 from invreg.groups.contract import FiniteGroup, Group
 
-
 _LARGEST_TABLE = 200
 """Up to which order the multiplication tables of finite groups are compared."""
 

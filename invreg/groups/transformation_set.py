@@ -66,7 +66,7 @@ class TransformationSet(IndexedTransformations):
         object.__setattr__(self, "_realign", None if realign is None else tuple(realign))
 
     def __repr__(self) -> str:
-        return f"TransformationSet([{', '.join(getattr(t, '__name__', repr(t)) for t in self.transforms)}])"
+        return f"TransformationSet([{', '.join(_name_of(t) or type(t).__name__ for t in self.transforms)}])"
 
     @property
     def order(self) -> int:  # type: ignore[override]  # derived, where the base class has an attribute

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from invreg import (
     CyclicGroup,
@@ -26,6 +26,7 @@ from invreg import (
     Trivial,
     measure_invariance,
 )
+from invreg.audit.samples import SampleTable
 from invreg.functional import logit_error
 from tests import oracle
 from tests.test_losses import GROUPS, PlaneRotation, every_group
@@ -41,7 +42,10 @@ ESTIMATES = [
     "group_accuracy",
     "orbit_accuracy",
     "consistency",
+    "worst_logit_error",
 ]
+
+SLICED = [name for name in ESTIMATES if name != "worst_logit_error"]
 
 EXACT_WEIGHTS = SaliencyMap(steps=2)
 """Integrated gradients of two points, whose weights captum does not round: comparable to 1e-9 and beyond."""
@@ -82,7 +86,7 @@ def assert_estimate_agrees(actual: Estimate | None, expected: oracle.Mean | None
 
 
 def assert_report_agrees(report: InvarianceReport, expected: oracle.Audit, tolerance: float = 1e-9) -> None:
-    """Raises unless each number of the report is the oracle's."""
+    """Raises unless each number of the report is the oracle's; those of actions and noise, which it does not know."""
     assert (report.samples, report.elements) == (expected.samples, expected.elements)
     assert set(ESTIMATES) == set(expected.estimates)
     for name, estimate in expected.estimates.items():
@@ -91,13 +95,53 @@ def assert_report_agrees(report: InvarianceReport, expected: oracle.Audit, toler
         assert report.completeness_gap is None
     else:
         assert report.completeness_gap == pytest.approx(expected.completeness_gap, rel=tolerance, abs=tolerance)
-    assert [one.element for one in report.per_element] == list(expected.per_element)
-    for one in report.per_element:
-        for name, estimate in expected.per_element[one.element].items():
-            if name in ("group_accuracy", "orbit_accuracy"):
-                assert estimate is None
-            else:
-                assert_estimate_agrees(getattr(one, name), estimate, tolerance, f"{name} of element {one.element}")
+    cells = expected.per_class_element if expected.per_element else {}
+    assert [(one.element, one.label) for one in report.per_element] == [(g, None) for g in expected.per_element]
+    assert [(one.element, one.label) for one in report.per_class] == [(None, label) for label in expected.per_class]
+    assert [(one.label, one.element) for one in report.per_class_element] == list(cells)
+    for parts, found in (
+        (report.per_element, expected.per_element.values()),
+        (report.per_class, expected.per_class.values()),
+        (report.per_class_element, cells.values()),
+    ):
+        for one, estimates in zip(parts, found, strict=True):
+            where = f"of element {one.element}, class {one.label}"
+            assert estimates["logit_error"] is not None
+            for name in SLICED:
+                assert_estimate_agrees(getattr(one, name), estimates.get(name), tolerance, f"{name} {where}")
+    if report.per_class:
+        assert report.classes_by == ("prediction" if report.accuracy is None else "label")
+    else:
+        assert report.classes_by is None
+    assert_samples_agree(report, expected, tolerance)
+
+
+def assert_samples_agree(report: InvarianceReport, expected: oracle.Audit, tolerance: float) -> None:
+    """Raises unless the table of samples, the least invariant samples and the quantiles are the oracle's."""
+    table = report.per_sample
+    others = {"action_error", "action_logit_error", "noise_error", "noise_excess", "noise_consistency"}
+    assert table.columns.keys() - others == expected.columns.keys()
+    for name, column in expected.columns.items():
+        if name in ("index", "label", "prediction", "worst_element"):
+            assert table[name].dtype == np.int64, name
+            assert table[name].tolist() == column, name
+        else:
+            np.testing.assert_allclose(
+                table[name], column, rtol=tolerance, atol=tolerance, err_msg=f"{name} of samples", strict=True
+            )
+    worst = expected.worst[:10]
+    assert len(report.worst_samples) == len(worst)
+    for one, other in zip(report.worst_samples, worst, strict=True):
+        element = other.element if expected.per_element or isinstance(other.element, int) else tuple(other.element)
+        assert (one.index, one.element) == (other.index, element)
+        for name in ("label", "prediction", "transformed_prediction"):
+            assert getattr(one, name) == getattr(other, name), f"{name} of the worst samples"
+        assert (one.distribution_error is None) == (other.distribution_error is None)
+        for name in oracle.ERRORS if one.distribution_error is not None else ("logit_error", "normalized_logit_error"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=tolerance, abs=tolerance), name
+    for name in (*oracle.ERRORS, "worst_logit_error"):
+        for share in (0, 0.07, 0.5, 0.9, 1) if name in table else ():
+            assert report.quantile(name, share) == oracle.quantile(table[name].tolist(), share), (name, share)
 
 
 def numbers(report: InvarianceReport) -> list[float]:
@@ -114,9 +158,26 @@ def numbers(report: InvarianceReport) -> list[float]:
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             found.append(float(value))
 
-    collect(report.to_dict())
+    collect({name: value for name, value in report.to_dict().items() if name != "provenance"})
     assert len(found) > 30
     return found
+
+
+def in_order(report: InvarianceReport, order: Tensor) -> InvarianceReport:
+    """The same report, if the sample at each place had been called by what ``order`` says."""
+    table = report.per_sample
+    columns = table.columns | {"index": order.numpy()[table["index"]]}
+    table = SampleTable({name: column[np.argsort(columns["index"])] for name, column in columns.items()})
+    worst = [dataclasses.replace(one, index=int(order[one.index])) for one in report.worst_samples]
+    return dataclasses.replace(
+        report, per_sample=table, worst_samples=tuple(sorted(worst, key=lambda one: (-one.logit_error, one.index)))
+    )
+
+
+def assert_same_numbers(actual: InvarianceReport, expected: InvarianceReport) -> None:
+    """Raises unless all numbers agree up to rounding, those of single samples too."""
+    assert actual.per_sample.columns.keys() == expected.per_sample.columns.keys()
+    assert numbers(actual) == pytest.approx(numbers(expected), rel=1e-12, abs=1e-12)
 
 
 # Against the oracle
@@ -269,7 +330,7 @@ def test_an_infinite_group_agrees_with_the_oracle():
         lambda v: network(v[None])[0],
         x.numpy(),
         y.numpy(),
-        [[(0, turn(a)) for a in column] for column in angles],
+        [[((a,), turn(a)) for a in column] for column in angles],
         None,
         network=network,
         steps=2,
@@ -277,7 +338,7 @@ def test_an_infinite_group_agrees_with_the_oracle():
     )
     report = measure_invariance(model, in_batches(x, y), group, samples=3, saliency=EXACT_WEIGHTS)
     assert report.per_element == ()
-    assert_report_agrees(report, dataclasses.replace(expected, per_element={}))
+    assert_report_agrees(report, expected)
     assert not report.exhaustive
 
 
@@ -415,7 +476,10 @@ def test_a_model_that_writes_into_its_input_spoils_neither_data_nor_answer():
     report = measure_invariance(model, [x], CyclicRotation(4), saliency=None)
     assert torch.equal(x, given)
     tame = measure_invariance(nn.Sequential(nn.ReLU(), model[1]), [x], CyclicRotation(4), saliency=None)
-    assert report.to_dict() | {"model": ""} == tame.to_dict() | {"model": ""}
+    assert report == tame
+    for one in report.worst_samples:
+        assert_exact(one.input, given[one.index])
+        assert_exact(one.transformed, CyclicRotation(4).act(torch.tensor(one.element), given[one.index][None])[0])
 
 
 def test_logits_whose_errors_overflow_are_refused():
@@ -428,12 +492,14 @@ def test_order_does_not_matter(name):
     group, _ = GROUPS[name]
     model, x = mlp(), images(12)
     y = classes_of(x)
-    expected = numbers(finely(model, in_batches(x, y, 4), group))
-    by_batch = numbers(finely(model, in_batches(x, y, 4)[::-1], group))
+    expected = finely(model, in_batches(x, y, 4), group)
+    by_batch = finely(model, in_batches(x, y, 4)[::-1], group)
     order = torch.randperm(12)
-    by_sample = numbers(finely(model, in_batches(x[order], y[order], 5), group))
-    assert by_batch == pytest.approx(expected, rel=1e-12, abs=1e-12)
-    assert by_sample == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    by_sample = finely(model, in_batches(x[order], y[order], 5), group)
+    assert_same_numbers(in_order(by_batch, torch.arange(12).view(3, 4).flip(0).flatten()), expected)
+    assert_same_numbers(in_order(by_sample, order), expected)
+    with pytest.raises(AssertionError):
+        assert_same_numbers(by_sample, expected)  # samples that are taken for others show
 
 
 def test_a_large_common_logit_does_not_cost_digits_between_batches():
@@ -467,10 +533,20 @@ def test_every_form_of_loader_gives_the_same_report(name):
 
 def test_a_shuffled_data_loader_gives_the_same_numbers():
     model, x = mlp(), images(12)
-    data = TensorDataset(x, classes_of(x))
-    expected = numbers(finely(model, DataLoader(data, batch_size=5), CyclicRotation(4)))
-    actual = numbers(finely(model, DataLoader(data, batch_size=5, shuffle=True), CyclicRotation(4)))
-    assert actual == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    data, order = TensorDataset(x, classes_of(x)), []
+
+    class Watched(Dataset):
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+            order.append(index)
+            return data[index]
+
+    expected = finely(model, DataLoader(data, batch_size=5), CyclicRotation(4))
+    actual = finely(model, DataLoader(Watched(), batch_size=5, shuffle=True), CyclicRotation(4))
+    assert sorted(order) == list(range(12)) != order
+    assert_same_numbers(in_order(actual, torch.tensor(order)), expected)
 
 
 def test_mappings_with_keys_of_their_own():
@@ -521,7 +597,7 @@ def test_a_generator_that_was_given_goes_on():
 # Calls and state
 
 
-def test_the_model_is_called_once_per_batch_and_element_without_gradients():
+def test_the_model_is_called_once_per_batch_and_element_and_once_more_at_first_without_gradients():
     model, rows, hooks = mlp(), [], []
 
     def watched(v: Tensor) -> Tensor:
@@ -531,16 +607,16 @@ def test_the_model_is_called_once_per_batch_and_element_without_gradients():
 
     model.register_forward_hook(lambda *_: hooks.append(1))
     measure_invariance(watched, in_batches(images()), CyclicRotation(4), saliency=None)
-    assert rows == [3] * 4 + [3] * 4 + [1] * 4
-    assert len(hooks) == 12
+    assert rows == [3] * 5 + [3] * 4 + [1] * 4
+    assert len(hooks) == 13
 
 
 def test_saliency_costs_no_more_calls_than_its_steps_need():
     rows, model = [], mlp()
     model.register_forward_hook(lambda module, inputs, outputs: rows.append(len(outputs)))
     measure_invariance(model, [images(5)], CyclicRotation(4), saliency=SaliencyMap(steps=3))
-    # Four forwards for the errors, four maps of three points, and the two ends of the completeness gap.
-    assert sum(rows) == 5 * (4 + 4 * 3 + 2)
+    # Four forwards for the errors, one more for the noise, four maps of three points, and the two ends of the gap.
+    assert sum(rows) == 5 * (4 + 1 + 4 * 3 + 2)
 
 
 class Noted(nn.Module):
@@ -593,7 +669,7 @@ def test_a_callable_that_is_no_module_is_called_as_it_is():
     report = measure_invariance(lambda v: network(v), [images()], CyclicRotation(4), saliency=None)
     assert report.model == "<lambda>"
     assert network.training
-    assert network[1].num_batches_tracked == count + 4
+    assert network[1].num_batches_tracked == count + 5
 
 
 def test_the_inputs_are_not_written_to():
@@ -742,7 +818,7 @@ def test_the_time_of_the_call_does_not_matter_to_a_model_with_dropout():
 
 
 class Spoiled(nn.Module):
-    """A network that depends on the mode; from its second batch on, its logits come out spoiled."""
+    """A network that depends on the mode; in its second batch, its logits come out spoiled."""
 
     def __init__(self, spoil: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -753,7 +829,7 @@ class Spoiled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         logits = self.layers(x)
-        return self.spoil(logits) if self.calls > 5 else logits
+        return self.spoil(logits) if self.calls > 6 else logits
 
 
 def explode(logits: Tensor) -> Tensor:
@@ -889,7 +965,7 @@ def test_outputs_that_are_no_numbers_name_the_sample_and_the_drawn_element():
 
     def model(v: Tensor) -> Tensor:
         calls.append(len(v))
-        return nan_if_corner_is_large(v) if len(calls) == 4 else v[:, 0, 0, :3]
+        return nan_if_corner_is_large(v) if len(calls) == 5 else v[:, 0, 0, :3]
 
     with pytest.raises(ValueError, match=rf"sample 6 of the data \(row 1 of its batch\).* element {element} of Cyclic"):
         measure_invariance(model, in_batches(x, size=5), group, saliency=None, samples=1)

@@ -136,8 +136,8 @@ def test_entries_without_a_group_stay_as_they_are():
 
     both = OnKeys({"image": group, "mask": group})
     measure_invariance(model, [({"extra": extra, "image": image, "mask": mask},)], both, saliency=None)
-    assert len(seen) == 4
-    for g, inputs in zip(group.elements(), seen, strict=True):
+    assert len(seen) == 5  # the inputs as they are once more, to see noise
+    for g, inputs in zip([*group.elements(), group.identity], seen, strict=True):
         assert_exact(inputs["extra"], extra)
         assert_exact(inputs["image"], group.act(g, image))
         assert_exact(inputs["mask"], group.act(g, mask))
@@ -305,7 +305,7 @@ def test_only_the_keys_asked_for_reach_the_model():
     loader = [{"image": image, "mask": mask, "name": ["a"] * 7}]
     group = OnKeys({"image": Flip()})
     measure_invariance(model, loader, group, saliency=None, input_key=("image", "mask"))
-    assert seen == [["image", "mask"]] * 2
+    assert seen == [["image", "mask"]] * 3
 
 
 def test_a_named_tuple_stays_one_for_the_model():

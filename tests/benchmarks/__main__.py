@@ -1,4 +1,4 @@
-"""Prints every ratio as a table: ``python -m tests.benchmarks [--quick] [actions continuous training auditing]``."""
+"""Prints every ratio as a table: ``python -m tests.benchmarks [--quick] [part ...]``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections.abc import Sequence
 
 import torch
 
-from tests.benchmarks import actions, auditing, continuous, training
+from tests.benchmarks import actions, auditing, continuous, layers, training
 
-PARTS = {"actions": actions.rows, "continuous": continuous.rows, "training": training.rows, "auditing": auditing.rows}
+PARTS = {
+    "actions": actions.rows,
+    "continuous": continuous.rows,
+    "training": training.rows,
+    "auditing": auditing.rows,
+    "layers": layers.rows,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:

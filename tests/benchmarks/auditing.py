@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch import nn
 
-from invreg import CyclicRotation, measure_invariance
+from invreg import CyclicRotation, InvarianceAudit, measure_invariance
+from invreg.audit.evaluate import Measured
+from invreg.audit.tally import OF_ELEMENT, OVER_SAMPLES, Tally
 from tests.benchmarks.models import CLASSES, MODELS, SIDE
 from tests.benchmarks.timing import ratios
 
@@ -25,6 +28,7 @@ def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
         found = _errors(make().eval(), batches=1 if quick else 8, rounds=3 if quick else 20)
         yield f"audit of LI and DI, {name}: measure_invariance / bare forwards", found["audit"]
         yield f"audit of LI and DI, {name}: of which transforming the inputs", found["transforms"] - 1
+        yield f"audit of LI and DI, {name}: with classes, quantiles, worst samples / without", found["audit / plain"]
         found = _saliency(make().eval(), n=8 if quick else 64, rounds=2 if quick else 15)
         yield f"audit with SI, {name}: measure_invariance / captum's attributions alone", found["audit"]
     few, many = (256, 512) if quick else (1_000, 50_000)
@@ -50,7 +54,29 @@ def _errors(model: nn.Module, *, batches: int, rounds: int) -> dict[str, float]:
     def audit() -> None:
         measure_invariance(model, data, GROUP, saliency=None)
 
-    return ratios({"forwards": forwards, "transforms": transformed_forwards, "audit": audit}, rounds=rounds)
+    def plain() -> None:
+        audit = InvarianceAudit(model, GROUP, saliency=None)
+        audit._tally = _Plain(GROUP, worst_samples=0, kept_samples=0)
+        audit.run(data)
+
+    found = ratios({"forwards": forwards, "transforms": transformed_forwards, "audit": audit}, rounds=rounds)
+    return found | {"audit / plain": ratios({"plain": plain, "audit": audit}, rounds=rounds)["audit"]}
+
+
+class _Plain(Tally):
+    """Means over all samples and for each element, and nothing else."""
+
+    def add(self, measured: Measured) -> None:
+        values = torch.stack(list(measured.by_element.values())).numpy()
+        over = np.concatenate([values.mean(1), torch.stack(list(measured.over_samples.values())).numpy()])
+        names = [*measured.by_element, *measured.over_samples]
+        places = np.array([OVER_SAMPLES.index(name) for name in names])
+        self.overall.add(over.ravel(), places.repeat(over.shape[1]))
+        elements = np.array([OF_ELEMENT.index(name) for name in measured.by_element]) * self.group.order
+        bins = elements[:, None, None] + measured.elements.numpy()[:, None]
+        self.by_element.add(values.ravel(), np.broadcast_to(bins, values.shape).ravel())
+        self.samples += values.shape[2]
+        self.labelled = True
 
 
 def _saliency(model: nn.Module, *, n: int, rounds: int) -> dict[str, float]:
