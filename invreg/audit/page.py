@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from invreg.audit.drawing import light_and_dark
 from invreg.audit.estimate import Estimate
-from invreg.audit.figures import (
-    class_element_panel,
-    light_and_dark,
-    panel_figure,
-    panels,
-    saliency_figure,
-    worst_figure,
-)
+from invreg.audit.figures import class_element_panel, panel_figure, panels
 from invreg.audit.files import replaced
+from invreg.audit.pictures import saliency_figure, worst_figure
 from invreg.audit.text import Table, cautions, counted, headline, how, tables
 
 if TYPE_CHECKING:

@@ -267,7 +267,7 @@ class InvarianceReport:
         Raises:
             ValueError: The report has no maps: none were made, or it was made from a dictionary.
         """
-        from invreg.audit.figures import saliency_figure
+        from invreg.audit.pictures import saliency_figure
 
         return saliency_figure(self)
 

@@ -20,18 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from invreg.audit.drawing import darken, light_and_dark, png
 from invreg.audit.estimate import Estimate
-from invreg.audit.figures import (
-    class_element_panel,
-    darken,
-    light_and_dark,
-    panel_figure,
-    panels,
-    png,
-    report_figure,
-    saliency_figure,
-    worst_figure,
-)
+from invreg.audit.figures import class_element_panel, panel_figure, panels, report_figure
+from invreg.audit.pictures import saliency_figure, worst_figure
 from invreg.audit.report import InvarianceReport
 from invreg.audit.samples import SampleTable
 from tests.audit import reports

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from invreg.audit.settings import in_words
 from invreg.groups import FiniteGroup, Flip, Group, IndexedTransformations, Transformations, TransformationSet
 from invreg.testing import check_group
 from tests.groups.test_laws import assert_uniform
@@ -209,12 +210,12 @@ class TestMaps:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("transforms", [brighter, {brighter}, 3, [3], [brighter, None], "ab"], ids=repr)
+    @pytest.mark.parametrize("transforms", [brighter, {brighter}, 3, [3], [brighter, None], "ab"], ids=in_words)
     def test_no_list_of_callables(self, transforms):
         with pytest.raises(TypeError, match=r"^TransformationSet takes as transforms a list of callables: got "):
             TransformationSet(transforms)
 
-    @pytest.mark.parametrize("realign", [brighter, 3, [3], [None], "a"], ids=repr)
+    @pytest.mark.parametrize("realign", [brighter, 3, [3], [None], "a"], ids=in_words)
     def test_no_list_of_callables_to_realign(self, realign):
         with pytest.raises(TypeError, match=r"^TransformationSet takes as realign a list of callables: got "):
             TransformationSet([brighter], realign=realign)
