@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 @contextmanager
@@ -19,11 +20,13 @@ def preserved(model: Callable[..., Any], *, training: bool) -> Iterator[None]:
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
-    ]
+    buffers = [(module, dict(module._buffers)) for module in modules]
+    values = {
+        id(buffer): (buffer, buffer.detach().clone())
+        for _, named in buffers
+        for buffer in named.values()
+        if buffer is not None and not is_lazy(buffer) and not buffer.is_inference()
+    }
     parameters = [
         (parameter, parameter.requires_grad, parameter.grad)
         for module in modules
@@ -44,6 +47,11 @@ def preserved(model: Callable[..., Any], *, training: bool) -> Iterator[None]:
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = gradient
             with torch.no_grad():
-                for module, name, buffer, value in buffers:  # which may have been changed or replaced
-                    setattr(module, name, buffer if buffer is None or value is None else buffer.copy_(value))
+                for before, value in values.values():
+                    if not torch.equal(before, value):  # a copy would spoil a backward that the caller has still to do
+                        before.copy_(value)
+                for module, named in buffers:  # of which some may have been replaced or added
+                    for name in [name for name in module._buffers if name not in named]:
+                        delattr(module, name)
+                    module._buffers.update(named)
             torch.clear_autocast_cache()  # which may hold weights that were cast without gradients

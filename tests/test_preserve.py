@@ -175,3 +175,26 @@ def test_a_module_used_twice_is_put_back_once():
         model(torch.randn(4, 2))
         assert shared.num_batches_tracked == 2
     assert state_of(model) == before
+
+
+def test_a_backward_that_is_still_to_be_done_is_not_spoiled():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()
+    loss = model(torch.randn(4, 3)).sum()
+    with preserved(model, training=False):
+        model(torch.randn(4, 3))
+    loss.backward()
+
+
+def test_buffers_that_a_forward_adds_are_taken_away():
+    model = nn.Linear(2, 2)
+    with preserved(model, training=False):
+        model.register_buffer("cache", torch.zeros(1))
+    assert "cache" not in model.state_dict()
+
+
+def test_buffers_that_share_their_memory_are_left_alone():
+    model = nn.Linear(2, 2)
+    model.register_buffer("wide", torch.zeros(1).expand(3))
+    with preserved(model, training=False):
+        model(torch.randn(1, 2))
+    assert model.wide.tolist() == [0, 0, 0]

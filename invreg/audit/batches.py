@@ -35,7 +35,8 @@ class Loaded(NamedTuple):
     @property
     def read(self) -> Tensor:
         """The places in the batch of the samples that could be read, int64."""
-        return torch.tensor([row for row in range(self.rows) if row not in self._failed], dtype=torch.int64)
+        failed = self._failed
+        return torch.tensor([row for row in range(self.rows) if row not in failed], dtype=torch.int64)
 
     @property
     def _failed(self) -> set[int]:
@@ -122,7 +123,8 @@ def dealt(loader: Iterable[Any], world: int) -> int | None:
 
     torch's ``DistributedSampler`` deals some samples twice, so that all processes have equally many.
     """
-    if world > 1 and isinstance(loader, DataLoader) and isinstance(loader.sampler, DistributedSampler):
+    samplers = (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None))
+    if world > 1 and isinstance(loader, DataLoader) and any(isinstance(one, DistributedSampler) for one in samplers):
         return len(loader.dataset)  # type: ignore[arg-type]  # its sampler asked it too
     return None
 
@@ -137,7 +139,7 @@ def described(loader: Iterable[Any]) -> str:
 def _length(loader: Iterable[Any]) -> int | None:
     try:
         return len(loader)  # type: ignore[arg-type]  # or else it says so
-    except TypeError:
+    except (TypeError, NotImplementedError):
         return None
 
 

@@ -26,7 +26,7 @@ class Interval:
     confidence: float
 
     def __str__(self) -> str:
-        return f"{self.low:.4g} to {self.high:.4g} ({self.confidence:.0%} bootstrap)"
+        return f"{self.low:.4g} to {self.high:.4g} ({100 * self.confidence:.4g}% bootstrap)"
 
 
 def bootstrap_interval(values: npt.NDArray[np.float64], confidence: float, resamples: int, seed: int) -> Interval:

@@ -22,9 +22,7 @@ def read(path: Path) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         state["settings"]  # what every audit saves
     except Exception as error:
-        raise ValueError(
-            f"checkpoint must be a file that an audit saved: {path} is not ({error}). Remove it."
-        ) from error
+        raise ValueError(f"checkpoint must be a file that an audit saved: {path} is not. Give another file.") from error
     return state
 
 

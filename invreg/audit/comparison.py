@@ -86,6 +86,8 @@ def compare(first: InvarianceReport, second: InvarianceReport) -> Comparison:
     a, b = first.per_sample, second.per_sample
     if not len(a) or not len(b):
         raise ValueError("Both reports must have numbers of single samples: audit with kept_samples=, and save them.")
+    if (first.distribution_error is None) != (second.distribution_error is None):
+        raise ValueError('Both audits must be of logits, or of other values: one was made with outputs="values".')
     for name, words in _SETTINGS.items():
         one, other = getattr(first, name), getattr(second, name)
         if one != other:

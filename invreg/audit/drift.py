@@ -28,6 +28,10 @@ SCHEMA = 1
 """Version of the dictionary and JSON form."""
 
 
+_FORMS = ("o-", "s--", "^:", "D-.", "v-", "x--")
+"""Markers and lines, which can be told apart in grey."""
+
+
 @dataclass(frozen=True)
 class DriftReport:
     """How invariance and accuracy change as data drift from a source to a target. Made by ``measure_drift``.
@@ -43,27 +47,34 @@ class DriftReport:
     reports: tuple[InvarianceReport, ...]
     accuracy_ratios: tuple[Estimate | None, ...]
 
-    def plot(self) -> Figure:
+    def plot(self, *others: DriftReport) -> Figure:
         """Draws the distribution error and the accuracy ratio over the share of the target.
+
+        Args:
+            others: Reports of other models, to be drawn beside this one.
 
         Returns:
             A figure of matplotlib, without pyplot.
         """
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-        left = figure.add_subplot()
-        lines = [_drawn(left, self.betas, [one.distribution_error for one in self.reports], "o-", "0.0", "DI, left")]
-        left.set_xlabel("β, share of the target in each input")
+        figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        drawn = (self, *others)
+        names = [one.reports[0].model for one in drawn]
+        for number, (one, name) in enumerate(zip(drawn, names, strict=True)):
+            label = name if names.count(name) == 1 else f"{name} ({number + 1})"
+            form = _FORMS[number % len(_FORMS)]
+            _draw(left, one.betas, [report.distribution_error for report in one.reports], form, label)
+            _draw(right, one.betas, one.accuracy_ratios, form, label)
         left.set_ylabel("distribution error (DI), nats")
-        left.set_ylim(bottom=0)
-        left.set_title(f"Drift of {self.reports[0].model} under {self.reports[0].group}", fontsize="medium")
-        if any(self.accuracy_ratios):
-            right = left.twinx()
-            lines.append(_drawn(right, self.betas, self.accuracy_ratios, "s--", "0.45", "accuracy ratio, right"))
-            right.set_ylabel("group accuracy, relative to β = 0")
-            right.set_ylim(0, 1.05 * max(1.0, *(ratio.mean for ratio in self.accuracy_ratios if ratio)))
-        left.legend(handles=lines, loc="best", fontsize="small")
+        right.set_ylabel("group accuracy, relative to β = 0")
+        for axes in (left, right):
+            axes.set_xlabel("β, share of the target in each input")
+            axes.set_ylim(bottom=0)
+            if axes.containers:
+                axes.legend(fontsize="small", title="± two standard errors", title_fontsize="small")
+        figure.suptitle(f"Drift under {self.reports[0].group}", fontsize="medium")
         return figure
 
     def to_dict(self, *, per_sample: bool = True) -> dict[str, Any]:
@@ -170,6 +181,8 @@ def measure_drift(
         >>> drift.betas, len(drift.reports)
         ((0.0, 0.5, 1.0), 3)
     """
+    if isinstance(betas, str) or not isinstance(betas, Iterable) or not all(isinstance(b, (int, float)) for b in betas):
+        raise TypeError(f"betas must be a list of numbers, e.g. (0, 0.5, 1): got {betas!r}.")
     shares = tuple(float(beta) for beta in betas)
     if wrong := [beta for beta in shares if not 0 <= beta <= 1]:
         raise ValueError(f"betas must be between 0 and 1: got {wrong[0]}.")
@@ -183,11 +196,13 @@ def measure_drift(
     rng = torch.Generator().manual_seed(0) if rng is None else rng
     start = rng.get_state()
     reports: list[InvarianceReport] = []
+    begins: list[Tensor] = []
     for beta in dict.fromkeys((0.0, *shares)):
         rng.set_state(start)
+        blend = Blend(source, target, beta, input_key, label_key)
         report = measure_invariance(
             model,
-            _Blend(source, target, beta, input_key, label_key),
+            blend,
             group,
             saliency=None,
             samples=samples,
@@ -195,17 +210,18 @@ def measure_drift(
             device=device,
             progress=progress,
         )
-        if reports and not _same_labels(reports[0], report):
+        begins = begins or blend.begins
+        if not all(map(torch.equal, begins, blend.begins)) or (reports and not _same_labels(reports[0], report)):
             raise ValueError(
-                "source must give the same samples in the same order each time: its labels have changed. Do not "
-                "shuffle it."
+                "source and target must give the same samples in the same order each time: they have changed. Do not "
+                "shuffle them."
             )
         reports.append(report)
     ratios = tuple(_ratio(reports[0], report) for report in reports)
     return DriftReport(tuple(dict.fromkeys((0.0, *shares))), tuple(reports), ratios)
 
 
-class _Blend:
+class Blend:
     """Batches of the source, each input blended with one of the target."""
 
     def __init__(
@@ -213,6 +229,7 @@ class _Blend:
     ) -> None:
         self.source, self.target, self.beta = source, target, beta
         self.keys = {"input_key": input_key, "label_key": label_key}
+        self.begins: list[Tensor] = []  # the first input of the source and that of the target
 
     def __iter__(self) -> Iterator[Any]:
         others = self._targets()
@@ -220,11 +237,10 @@ class _Blend:
         for inputs, labels in batches(self.source, device=None, progress=False, **self.keys):
             if not isinstance(inputs, Tensor):
                 raise TypeError(f"Inputs to be blended must be one tensor: got {type(inputs).__name__}.")
-            while len(left) < len(inputs):
-                more = next(others, None)
-                if more is None:
-                    break
-                left = torch.cat([left, more]) if len(left) else more
+            parts = [left] if len(left) else []
+            while sum(map(len, parts)) < len(inputs) and (more := next(others, None)) is not None:
+                parts.append(more)
+            left = torch.cat(parts) if parts else left
             rows = min(len(inputs), len(left))
             if not rows:
                 return
@@ -232,8 +248,9 @@ class _Blend:
             if blended.shape[1:] != inputs.shape[1:]:
                 raise ValueError(
                     f"Inputs of source and target must have one shape: got {tuple(inputs.shape[1:])} and "
-                    f"{tuple(blended.shape[1:])}."
+                    f"{tuple(blended.shape[1:])}. Resize or pad one of them in its loader."
                 )
+            self.begins = self.begins or [inputs[0].clone(), blended[0].clone()]
             mixed = inputs[:rows] if self.beta == 0 else torch.lerp(inputs[:rows], blended.to(inputs), self.beta)
             yield (mixed,) if labels is None else (mixed, labels[:rows])
 
@@ -271,17 +288,15 @@ def _ratio(first: InvarianceReport, second: InvarianceReport) -> Estimate | None
     return Estimate(ratio, error, second.group_accuracy.count)
 
 
-def _drawn(
-    axes: Any, betas: Sequence[float], values: Sequence[Estimate | None], form: str, grey: str, label: str
-) -> Any:
+def _draw(axes: Any, betas: Sequence[float], values: Sequence[Estimate | None], form: str, label: str) -> None:
     """Draws estimates with twice their standard errors."""
     known = [(beta, value) for beta, value in zip(betas, values, strict=True) if value is not None]
-    return axes.errorbar(
-        [beta for beta, _ in known],
-        [value.mean for _, value in known],
-        yerr=[2 * (value.standard_error or 0.0) for _, value in known],
-        fmt=form,
-        color=grey,
-        capsize=3,
-        label=f"{label} (bars: two standard errors)",
-    )
+    if known:
+        axes.errorbar(
+            [beta for beta, _ in known],
+            [value.mean for _, value in known],
+            yerr=[2 * (value.standard_error or 0.0) for _, value in known],
+            fmt=form,
+            capsize=3,
+            label=label,
+        )

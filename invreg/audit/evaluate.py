@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,9 @@ _ERRORS = {
 _OF_VALUES = ("logit_error", "normalized_logit_error")
 """The errors of outputs that are no logits."""
 
+_LEAST_SQUARED_NORM = 1e-60
+"""What a normalized error divides by at least, in float64: smaller than the outputs of any model that is of use."""
+
 _MAPS = "Making saliency maps"
 
 _COLUMNS = 8
@@ -41,7 +45,16 @@ _COLUMNS = 8
 
 
 class NotFiniteError(ValueError):
-    """A model's outputs, or what was made of them, are not finite."""
+    """A model's outputs, or what was made of them, are not finite.
+
+    Args:
+        message: What is not finite, for which sample, and what to do.
+        reason: The same in short, for a sample that is left out because of it.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass
@@ -155,10 +168,17 @@ class Evaluation:
         return isinstance(self.group, Group) and not self.group.exact
 
     def _measure_errors(self, measured: Measured, reference: Tensor, transformed: Tensor) -> None:
-        for name, error in _ERRORS.items():
-            if self.outputs == "logits" or name in _OF_VALUES:
-                values = error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1))
-                measured.by_element[name] = _finite(name, values).view(transformed.shape[:2])
+        names = _ERRORS if self.outputs == "logits" else _OF_VALUES
+        none = reference.new_empty(0, len(reference), dtype=torch.float64)
+        at_once = transformed.shape[0] if reference.ndim <= 2 else 1  # of outputs per position there may be many
+        x = reference.double()
+        parts = [
+            [_error(name, x, moved.double()) for moved in torch.split(transformed, at_once)]
+            if len(transformed)
+            else [none]
+            for name in names
+        ]
+        measured.by_element |= {name: torch.cat(found) for name, found in zip(names, parts, strict=True)}
 
     def _measure_action(
         self, measured: Measured, reference: Tensor, changes: list[Tensor], returned: list[Tensor]
@@ -175,7 +195,7 @@ class Evaluation:
         outputs = torch.stack([out.reshape(reference.shape) for out in returned]) if returned else reference[None][:0]
         what = "The model's outputs at inputs moved and moved back"
         self._check_finite(what, measured.elements, measured.indices, reference, outputs)
-        errors = [_finite("action_logit_error", logit_error(reference, output)) for output in outputs]
+        errors = [_finite("action_logit_error", logit_error(reference.double(), out.double())) for out in outputs]
         for name, values in (("action_error", changes), ("action_logit_error", errors)):
             measured.by_element[name] = torch.stack(values).double() if values else none.double()
 
@@ -192,7 +212,7 @@ class Evaluation:
             self.noisy = bool((again - reference).abs().max() > rounding)
             if not self.noisy:
                 return
-        error = _finite("noise_error", logit_error(reference, again))
+        error = _finite("noise_error", logit_error(reference.double(), again.double()))
         average = _mean(measured.by_element["logit_error"], 0.0)
         measured.over_samples |= {"noise_error": error, "noise_excess": average - error}
         if self.outputs == "logits":
@@ -297,7 +317,8 @@ class Evaluation:
         return moved
 
     def _outputs(self, inputs: Batch, element: Tensor | None = None) -> Tensor:
-        return checked_outputs(self._call("The model", self.model, inputs, element), len(first_tensor(inputs)))
+        outputs = checked_outputs(self._call("The model", self.model, inputs, element), len(first_tensor(inputs)))
+        return outputs.clone()  # of a model that gives the same memory each time
 
     def _call(self, what: str, function: Callable[[Batch], Any], inputs: Batch, element: Tensor | None) -> Any:
         """Calls the user's code on a batch under an element."""
@@ -326,10 +347,11 @@ class Evaluation:
             finite = values.isfinite().reshape(len(values), -1).all(1)
             if not finite.all():
                 row = int((~finite).nonzero()[0])
+                where = self._under(g if g is None or not drawn else g[row])
                 raise NotFiniteError(
                     f"{what} must be finite: they are not for sample {int(indices[row])} of the data (row {row} of its "
-                    f"batch), {self._under(g if g is None or not drawn else g[row])}. Look at this sample, or leave "
-                    'such samples out with on_error="skip".'
+                    f'batch), {where}. Look at this sample, or leave such samples out with on_error="skip".',
+                    f"{what} are not finite, {where}",
                 )
 
 
@@ -351,20 +373,29 @@ def class_indices(labels: Tensor, outputs: Tensor, predictions: Tensor) -> Tenso
             "Give class indices, one per prediction."
         )
     classes = 2 if single else outputs.shape[1]
+    labels = labels.long()  # a byte cannot be compared with 300
     if bool(((labels < 0) | (labels >= classes)).any()):
         raise ValueError(
             f"Labels must be between 0 and {classes - 1}, as the model tells {classes} classes apart: "
             f"got {int(labels.min())} to {int(labels.max())}. Leave out samples that are to be ignored."
         )
-    return labels.long()
+    return labels
+
+
+def _error(name: str, reference: Tensor, transformed: Tensor) -> Tensor:
+    """The errors under some elements, ``(K, N)``, of outputs ``(N, C, ...)`` and ``(K, N, C, ...)`` in float64."""
+    error: Any = _ERRORS[name]
+    if name == "normalized_logit_error":  # however small the outputs are
+        error = partial(normalized_logit_error, eps=_LEAST_SQUARED_NORM)
+    values: Tensor = error(reference.expand_as(transformed).flatten(0, 1), transformed.flatten(0, 1))
+    return _finite(name, values).view(transformed.shape[:2])
 
 
 def _finite(name: str, values: Tensor) -> Tensor:
     """The values in float64, if none overflowed."""
-    if not values.isfinite().all():
-        raise NotFiniteError(
-            f"{name} overflows: logits as large as this model's need a wider dtype. Use model.double()."
-        )
+    if not values.square().isfinite().all():  # as standard errors need their squares
+        reason = f"{name} overflows, even in float64"
+        raise NotFiniteError(f"{reason}. Scale the model's outputs down.", reason)
     return values.double()
 
 

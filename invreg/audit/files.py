@@ -18,6 +18,9 @@ def replaced(path: Path, write: Callable[[Path], object]) -> None:
         raise FileNotFoundError(f"The folder to write to must exist: there is no {target.parent}. Make it first.")
     if target.is_dir():
         raise IsADirectoryError(f"A file must have a name of its own: {target} is a folder. Add a name.")
+    if target.exists() and not target.is_file():  # a device or a pipe, which has no content to be kept whole
+        write(target)
+        return
     part = target.with_name(f".{target.name}.part")
     try:
         write(part)

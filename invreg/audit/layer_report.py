@@ -102,8 +102,18 @@ class LayersReport:
 
     @property
     def first_lost(self) -> LayerReport | None:
-        """The first layer whose output is neither invariant nor equivariant; None if there is none."""
+        """The first layer whose output is neither invariant nor equivariant; None if there is none.
+
+        There is none either under transforms that change the inputs in a way that nothing undoes (brightness, blur).
+        """
+        if self._changes_inputs:
+            return None
         return next((layer for layer in self.layers[1:] if layer.measured and not self.keeps(layer)), None)
+
+    @property
+    def _changes_inputs(self) -> bool:
+        """Whether the inputs themselves have lost what the layers could keep."""
+        return not self.is_group and self.layers[0].measured and not self.keeps(self.layers[0])
 
     def keeps(self, layer: LayerReport) -> bool:
         """Whether one of a layer's errors is within the threshold.
@@ -194,6 +204,11 @@ class LayersReport:
         left_out = f" ({counted(len(unknown), 'layer')} not measured)" if unknown else ""
         within = f"errors up to {self.threshold:.2g} count as kept"
         lost = self.first_lost
+        if len(unknown) == len(self.layers):
+            return f"no layer could be measured: {unknown[0].reason}"
+        if self._changes_inputs:
+            kept = "the last layer is invariant" if self.keeps(self.layers[-1]) else "the last layer is not invariant"
+            return f"the inputs themselves are changed, which moving back does not undo; {kept}{left_out}; {within}"
         if lost is None:
             return f"symmetry kept in every layer{left_out}; {within}"
         if self.lost_before:

@@ -30,6 +30,15 @@ class Moments:
 
     def add(self, values: Array, bins: Indices) -> None:
         """Adds values, each to its bin; both of shape ``(R,)``."""
+        if len(self.count) > 4 * len(values):  # so that many bins cost no more than those that are met
+            met, bins = np.unique(bins, return_inverse=True)
+            part = Moments(len(met))
+            part.add(values, bins)
+            here = Moments(len(met))
+            here.count, here.mean, here.deviations = self.count[met], self.mean[met], self.deviations[met]
+            here.merge(part)
+            self.count[met], self.mean[met], self.deviations[met] = here.count, here.mean, here.deviations
+            return
         batch = Moments(len(self.count))
         batch.count = _sums(np.ones_like(values), bins, len(self.count))
         batch.mean = _sums(values, bins, len(self.count)) / np.maximum(batch.count, 1)

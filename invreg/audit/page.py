@@ -131,6 +131,14 @@ def verdict(report: InvarianceReport) -> Verdict:
         points.append(("Right answers", right))
     if report.saliency_similarity is not None:
         points.append(("Where it looks", _where(report, report.saliency_similarity)))
+    if level == "no" and report.is_group and report.output_action is None:
+        points.append(
+            (
+                "What to do",
+                "If this symmetry is wanted: train on with one of invreg's invariance losses, or make it exact by "
+                "tie_first_layer and train again. measure_layers says which layer loses it.",
+            )
+        )
     return Verdict(answer, level, tuple(points))
 
 
@@ -225,7 +233,7 @@ def _worst_part(parts: Sequence[SliceReport], noun: str, report: InvarianceRepor
     times = f" ({ratio:.2g} times the mean)" if math.isfinite(ratio) else ""
     who = most.name if noun == "element" or report.classes_by == "label" else f"predicted {most.name}"
     samples = f" from {counted(most.logit_error.count, 'sample')}" if noun == "class" else ""
-    return f"{who}: logit error {most.logit_error.mean:.4g}{times}{kept}{right}{samples}. Best: {least.name}."
+    return f"By logit error, {who}: {most.logit_error.mean:.4g}{times}{kept}{right}{samples}. Best: {least.name}."
 
 
 def _right(report: InvarianceReport) -> str | None:
@@ -374,7 +382,7 @@ def _percent(share: float) -> str:
 
 def _plainly(value: object) -> str:
     """A setting as text."""
-    return "not known" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _both(one: Estimate, other: Estimate) -> float:

@@ -104,7 +104,8 @@ def worst_figure(report: InvarianceReport) -> Figure | None:
     figure = Figure(figsize=(2.75 * columns, 2.15 * rows), layout="constrained", facecolor=PAPER)
     subfigures = figure.subfigures(rows, columns, squeeze=False).flat
     for (one, before, after), subfigure in zip(shown, subfigures, strict=False):
-        title = f"sample {one.index}" + ("" if one.label is None else f", class {one.label}")
+        title = f"sample {one.index}" if one.source is None else shortened(one.source, 32)
+        title += "" if one.label is None else f", class {one.label}"
         subfigure.suptitle(f"{title}\nLI {in_digits(one.logit_error, 4)}", size=9, color=INK)
         left, right = subfigure.subplots(1, 2)
         _picture(left, before)

@@ -6,9 +6,11 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -20,11 +22,13 @@ from invreg.audit.draws import Draws
 from invreg.audit.estimate import Estimate
 from invreg.audit.evaluate import Evaluation, Measured, NotFiniteError, OutputAction
 from invreg.audit.histogram import LogHistogram
+from invreg.audit.interrupts import held_back
 from invreg.audit.ranks import gathered, place
 from invreg.audit.report import InvarianceReport, SliceReport
 from invreg.audit.samples import SkippedSamples
 from invreg.audit.settings import check_same, fingerprint, fingerprint_of_data, in_words, name_of
 from invreg.audit.tally import OF_ELEMENT, OVER_SAMPLES, Tally
+from invreg.audit.tolerant import CutShortError
 from invreg.functional import Model
 from invreg.groups import Group, IndexedTransformations, OnKeys, Transformations, TransformationSet
 from invreg.groups.batch import Batch, first_tensor, map_tensors, tensors
@@ -116,6 +120,8 @@ class InvarianceAudit:
             ("worst_samples", worst_samples, 0),
             ("kept_samples", kept_samples, 0),
         ):
+            if isinstance(number, bool) or not isinstance(number, (int, NoneType)):
+                raise TypeError(f"{name} must be a whole number: got {number!r}.")
             if number is not None and number < least:
                 none = ", or None for all" if name == "saliency_samples" else ""
                 raise ValueError(f"{name} must be {least} or more{none}: got {number}.")
@@ -155,11 +161,10 @@ class InvarianceAudit:
         self._data = ""
         self._random_numbers: list[Tensor] | None = None  # torch's, after the last batch
         self._to_restore: list[Tensor] | None = None
-        self._adding = False
         self._provenance: dict[str, Any] = {
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": 0.0,
-            "data": "",
+            "data": "batches, one by one",
             "input_shape": "",
             "device": str(device or "cpu"),
             "seed": rng.initial_seed() if samples else None,
@@ -193,6 +198,8 @@ class InvarianceAudit:
             TypeError: As ``measure_invariance``.
             ValueError: As ``measure_invariance``.
         """
+        if isinstance(target_precision, (str, bool)):
+            raise TypeError(f"target_precision must be a number, a share of the mean: got {target_precision!r}.")
         if target_precision is not None and not target_precision > 0:
             raise ValueError(f"target_precision must be positive, a share of the mean: got {target_precision}.")
 
@@ -254,8 +261,10 @@ class InvarianceAudit:
             if self._world == 1:
                 self._check_measured(self._tally)
             self.ended = ended
+        except CutShortError:  # what came before is told, and said to be partial
+            self._check_measured(self._tally)
         finally:
-            if path is not None and not self._adding:  # or else what was saved last is whole
+            if path is not None:
                 checkpoints.write(self.state_dict(), path)
 
     def update(self, inputs: Batch, labels: Tensor | None = None) -> None:
@@ -271,9 +280,13 @@ class InvarianceAudit:
         """
         batch = [inputs if labels is None and isinstance(inputs, Tensor) else (inputs, labels)]
         stream = loaded(batch, input_key="inputs", label_key="labels", device=self._device, progress=False)
+        started = time.monotonic()
         with preserved(self._model, training=self._mode == "train"):
             for one in stream:
+                self._restore_random_numbers()
                 self._add(one, start=0, whole=None)
+            self._random_numbers = self._to_restore = _random_numbers()  # so that the next batch has others
+        self._provenance["seconds"] += time.monotonic() - started
 
     def report(self) -> InvarianceReport:
         """What the batches have shown, all together; under ``torch.distributed``, those of all processes.
@@ -291,6 +304,9 @@ class InvarianceAudit:
 
     def merge(self, other: InvarianceAudit) -> None:
         """Adds what another audit has measured, as if its data had come after this one's.
+
+        Audits that draw elements need generators of different seeds, or else the same ones are drawn for the first
+        samples of each; both have saliency maps of as many samples as one would have.
 
         Args:
             other: An audit of the same model under the same settings.
@@ -334,8 +350,10 @@ class InvarianceAudit:
             state: What ``state_dict`` returned.
 
         Raises:
-            ValueError: It is that of an audit with other settings or of another model.
+            ValueError: It is no audit's, or that of one with other settings or of another model.
         """
+        if not isinstance(state, Mapping) or "settings" not in state:
+            raise ValueError("An audit is loaded from what state_dict() returned: got something else.")
         check_same(self._settings(), state["settings"], "The saved audit")
         self._tally.load_state_dict(state["tally"])
         self._seen, self._lost = state["seen"], state["lost"]
@@ -358,6 +376,7 @@ class InvarianceAudit:
         """The file to save to, and how many samples and lost batches of the loader were saved there before."""
         if checkpoint is None:
             return None, (0, 0)
+        self._settings()  # before a forward changes buffers of the model
         path = Path(checkpoint)
         if self._world > 1:
             path = path.with_name(f"{path.name}.rank{self._rank}")
@@ -391,9 +410,13 @@ class InvarianceAudit:
             "mode": self._mode,
             "worst_samples": repr(self._tally.worst_samples),
             "kept_samples": repr(self._tally.kept_samples),
-            "model": fingerprint(self._model),
+            "model": self._fingerprint,
             "processes": f"{self._rank} of {self._world}",
         }
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._model)
 
     def _tally_of(self, state: dict[str, Any]) -> Tally:
         tally = Tally(self._group, worst_samples=self._tally.worst_samples, kept_samples=self._tally.kept_samples)
@@ -427,13 +450,13 @@ class InvarianceAudit:
             found += self._measured(inputs, labels, elements, self._index(places[wanted]))
         else:
             self._draws.following(rows, torch.device("cpu"))
-        self._adding = True
-        for part in sorted(found, key=_position):
-            self._tally.add(part)
-        self._draws.advance(rows)
-        self._seen += rows if whole is None else int((self._index(torch.arange(rows)) < whole).sum())
-        self._lost += batch.rows == 0
-        self._adding = False
+        seen = rows if whole is None else int((self._index(torch.arange(rows)) < whole).sum())
+        with held_back():
+            for part in sorted(found, key=_position):
+                self._tally.add(part)
+            self._draws.advance(rows)
+            self._seen += seen
+            self._lost += batch.rows == 0
         if not self._tally.samples and self._tally.skipped_count >= _LEAST_SAMPLES:
             raise RuntimeError(
                 f"None of the first {self._tally.skipped_count} samples could be measured. The first one: "
@@ -465,7 +488,7 @@ class InvarianceAudit:
                 raise
             rows = len(indices)
             if rows == 1:
-                yield SkippedSamples(int(indices[0]), 1, " ".join(str(error).split()))
+                yield SkippedSamples(int(indices[0]), 1, " ".join(str(getattr(error, "reason", error)).split()))
                 return
             for half in (slice(None, rows // 2), slice(rows // 2, None)):
                 yield from self._measured(
@@ -502,7 +525,7 @@ class InvarianceAudit:
         gap, change = tally.gap.tolist()
         table = tally.table
         return InvarianceReport(
-            model=name_of(self._model),
+            model=name_of(getattr(self._model, "_orig_mod", self._model)),  # what was compiled
             group=in_words(group),
             is_group=isinstance(group, Group),
             output_action=_action_in_words(evaluation.output_action),

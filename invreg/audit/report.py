@@ -221,6 +221,8 @@ class InvarianceReport:
             )
         column = self.per_sample[name] if name in self.per_sample else np.empty(0)
         values = column[~np.isnan(column)]
+        if len(values) == 1:
+            raise ValueError("The bootstrap needs more than one sample: got 1.")
         if len(values) != self.estimates[name].count:
             raise ValueError(
                 f"The bootstrap needs all {self.estimates[name].count} samples, but the report has {len(values)}: "

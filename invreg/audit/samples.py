@@ -32,9 +32,10 @@ class WorstSample:
         label: Its class; None without labels, or with a label per position.
         prediction: The class predicted at the identity; None for outputs per position or that are no logits.
         transformed_prediction: The class predicted under the element.
+        source: Where it comes from, such as a file; None where nobody said.
         input: The input at the identity, without batch axis, on the CPU. None for inputs of several tensors and in
             reports made from a dictionary.
-        transformed: The input under the element, likewise.
+        transformed: The input under the element, likewise; None too for a random transform.
     """
 
     index: int
@@ -46,6 +47,7 @@ class WorstSample:
     label: int | None
     prediction: int | None
     transformed_prediction: int | None
+    source: str | None = None
     input: Tensor | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
     transformed: Tensor | None = field(default=None, compare=False, repr=False, metadata=NOT_SAVED)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from inspect import getclosurevars, isfunction, ismethod
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +25,13 @@ def name_of(function: object) -> str:
 
 
 def fingerprint(model: Model) -> str:
-    """What tells a module's weights from others, or else its name."""
-    if not isinstance(model, nn.Module):
-        return name_of(model)
-    named = (*model.named_parameters(), *model.named_buffers())
-    return f"{name_of(model)} {_digest(dict(named))}"
+    """What tells a model's weights from others: those of the module, or of all that a callable refers to."""
+    named = {
+        f"{number}.{name}": tensor
+        for number, module in enumerate(_modules(model))
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    return f"{name_of(model)} {_digest(named)}"
 
 
 def fingerprint_of_data(inputs: Mapping[object, Tensor], labels: Tensor | None) -> str:
@@ -43,6 +47,23 @@ def check_same(settings: Mapping[str, str], others: Mapping[str, str], whose: st
                 f"{whose} must have the same settings, model and data: its {name} is {others.get(name)}, this one's "
                 f"{value}. Use the same, or another checkpoint."
             )
+
+
+def _modules(model: object) -> Iterator[nn.Module]:
+    """The modules that a callable is, holds or closes over."""
+    if isinstance(model, nn.Module):
+        yield model
+    elif isinstance(model, partial):
+        for part in (model.func, *model.args, *model.keywords.values()):
+            yield from _modules(part)
+    elif ismethod(model):
+        yield from _modules(model.__self__)
+    elif isfunction(model):
+        variables = getclosurevars(model)
+        found = (*variables.nonlocals.values(), *variables.globals.values())
+        yield from (value for value in found if isinstance(value, nn.Module))
+    else:
+        yield from (value for value in getattr(model, "__dict__", {}).values() if isinstance(value, nn.Module))
 
 
 def _digest(named: Mapping[str, Tensor]) -> str:

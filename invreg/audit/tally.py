@@ -16,7 +16,7 @@ from invreg.audit.histogram import LogHistogram
 from invreg.audit.moments import Moments
 from invreg.audit.report import WITH_QUANTILES
 from invreg.audit.samples import WHOLE_NUMBERS, SaliencyExample, SampleTable, SkippedSamples, WorstSample
-from invreg.groups import IndexedTransformations, Transformations
+from invreg.groups import Group, IndexedTransformations, Transformations
 
 Array = npt.NDArray[np.float64]
 
@@ -48,6 +48,9 @@ _OF_IDENTITY = {"saliency_similarity": 1.0, "consistency": 1.0}
 
 _MOST_CELLS = 100_000
 """For how many pairs of a class and an element numbers are kept."""
+
+_MOST_TABLES = 1_000
+"""How many tables of samples, one for each batch, are put together at the latest."""
 
 _MOST_SKIPPED = 1_000
 """How many entries the list of skipped samples has."""
@@ -282,7 +285,8 @@ class Tally:
         if len(table):
             self._kept.append(table)
             self._kept_rows += len(table)
-        if self._kept_rows > 2 * self.kept_samples:  # not at every batch, for it copies
+        many = len(self._kept) > _MOST_TABLES
+        if many or self._kept_rows > 2 * self.kept_samples:  # not at every batch, for it copies
             self._settle()
 
     def _settle(self) -> None:
@@ -320,7 +324,7 @@ class Tally:
         entries = [
             self._worst_sample(measured, int(row), int(worst[row]))
             for row in rows
-            if not full or largest[row] >= self.worst[-1].logit_error
+            if largest[row] > (self.worst[-1].logit_error if full else 0)
         ]
         self.worst = _least_invariant([*self.worst, *entries], self.worst_samples)
 
@@ -330,8 +334,8 @@ class Tally:
             element = element[row]
         found = {name: float(values[place, row]) for name, values in measured.by_element.items()}
         inputs = measured.inputs
-        pictured = isinstance(inputs, Tensor)
-        one = inputs[row : row + 1] if pictured else None
+        one = inputs[row : row + 1] if isinstance(inputs, Tensor) else None
+        moved = None if one is None else self._moved(element, one)
         return WorstSample(
             index=int(measured.indices[row]),
             element=int(element) if self._order else tuple(element.flatten().tolist()),
@@ -343,8 +347,14 @@ class Tally:
             prediction=None if measured.predictions is None else int(measured.predictions[row]),
             transformed_prediction=None if measured.changed is None else int(measured.changed[place, row]),
             input=None if one is None else one[0].detach().cpu().clone(),
-            transformed=None if one is None else self.group.act(element, one)[0].detach().cpu().clone(),
+            transformed=None if moved is None else moved[0].detach().cpu().clone(),
         )
+
+    def _moved(self, element: Tensor, one: Tensor) -> Tensor | None:
+        """The input under the element; None under a random transform, since that was not what was measured."""
+        moved = self.group.act(element, one)
+        known = isinstance(self.group, Group) or torch.equal(moved, self.group.act(element, one))
+        return moved if known else None
 
     def _add_examples(self, measured: Measured, similarities: Array | None) -> None:
         if measured.maps is None or similarities is None:

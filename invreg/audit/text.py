@@ -47,15 +47,16 @@ def text(report: InvarianceReport) -> str:
 
 def markdown(report: InvarianceReport) -> str:
     """A report as Markdown."""
-    lines = [f"# {headline(report)}", "", *(f"- {line}" for line in (*how(report), *cautions(report)))]
+    lines = [f"# {_escaped(headline(report))}", ""]
+    lines += [f"- {_escaped(line)}" for line in (*how(report), *cautions(report))]
     for table in tables(report):
         header = table.header or ("number", "value", "meaning")
         rows = [header, ("---",) * len(header), *table.rows]
         lines += ["", f"## {table.title}", ""]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        lines += ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
         if table.note:
             lines += ["", table.note]
-    made = [f"{name}: {value}" for name, value in report.provenance.items()]
+    made = [f"{name}: {_escaped(str(value))}" for name, value in report.provenance.items()]
     return "\n".join([*lines, "", "## Made with", "", *(f"- {line}" for line in made), ""])
 
 
@@ -90,8 +91,10 @@ def cautions(report: InvarianceReport) -> list[str]:
         lines.append("PARTIAL: the audit was interrupted; these are the samples before that")
     if report.skipped_samples:
         first = report.skipped_samples[0]
+        least = "at least " if any(one.count is None for one in report.skipped_samples) else ""
         lines.append(
-            f"SKIPPED: {counted(report.skipped, 'sample')} of {report.seen}, the first at {first.index}: {first.reason}"
+            f"SKIPPED: {least}{counted(report.skipped, 'sample')} of {report.seen}, the first at {first.index}: "
+            f"{first.reason}"
         )
     if report.noise_error is not None:
         lines.append(
@@ -150,6 +153,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in a table too."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
 def _quantiles(report: InvarianceReport) -> str | None:
     """Median, 90 %, 99 % and maximum of the worst logit error, where they are known."""
     try:
@@ -192,7 +200,7 @@ def _worst(report: InvarianceReport) -> Table:
     header = ("least invariant", "element", "LI", "DI", "label", "predicted", "then")
     rows = [
         (
-            f"sample {one.index}",
+            f"sample {one.index}" + ("" if one.source is None else f", {one.source}"),
             one.name,
             f"{one.logit_error:.4g}",
             _cell(one.distribution_error),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from inspect import isgenerator
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 _HOPELESS = 100
 """After how many failures in a row a loader is given up."""
+
+
+class CutShortError(Exception):
+    """A loader was at its end right after it raised: nobody knows what it had left."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ def tolerant(loader: Iterable[Any]) -> Iterator[tuple[Any, tuple[Unreadable, ...
         try:
             batch = next(iterator)
         except StopIteration:
+            if failures and (isgenerator(iterator) or isinstance(inner, DataLoader)):  # over, whatever it had left
+                raise CutShortError from None
             return
         except Exception as error:
             failures += 1
@@ -90,6 +97,8 @@ class _Caught(Dataset[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         try:
+            if hasattr(self.dataset, "__getitems__"):  # which torch's loader prefers too
+                return self.dataset.__getitems__([index])[0]
             return self.dataset[index]
         except Exception as error:
             return _Failed(_in_words(error))

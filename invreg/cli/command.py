@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = parser().parse_args(argv)
+            arguments.command_line = shlex.join(["invreg", *(sys.argv[1:] if argv is None else argv)])
         except SystemExit as leaving:  # after --help and --version
             _flush()
             return int(leaving.code or 0)
@@ -122,10 +125,16 @@ def _audit(arguments: Namespace) -> int:
         )
     except KeyboardInterrupt:
         interrupted = True
+    except RuntimeError as error:
+        if samples.files is None or arguments.grey:
+            raise
+        raise RuntimeError(
+            f"{error} (Pictures are read as RGB: --grey makes one channel; --size sets H x W.)"
+        ) from error
     found = _found(audit, interrupted)
     report = in_the_data(found, samples)
+    report = replace(report, provenance={**report.provenance, "command": arguments.command_line})
     _say(str(report))
-    _say_files(report, samples)
     layers, failure = None, None
     if arguments.layers and not interrupted:
         try:
@@ -209,8 +218,7 @@ def _drawn(group: Transformations) -> int | None:
 
 def _measured(found: InvarianceReport, samples: Samples) -> Samples:
     """The samples that an audit has measured: not those that it skipped, nor those that came after its end."""
-    skipped = {one.index for one in found.skipped_samples}
-    return samples.at([position for position in range(found.seen) if position not in skipped])
+    return samples.at(found.per_sample["index"].tolist())
 
 
 def _layers(
@@ -258,13 +266,6 @@ def _judge(arguments: Namespace, report: InvarianceReport) -> int:
         else:
             _complain(verdict.text)
     return 0 if all(verdict.kept for verdict in verdicts) else _BEYOND
-
-
-def _say_files(report: InvarianceReport, samples: Samples) -> None:
-    """Which files the least invariant samples are, where each is one."""
-    if samples.files is not None and report.worst_samples:
-        lines = [f"sample {one.index}  {samples.files[one.index]}" for one in report.worst_samples]
-        _say("\n".join(["", "files of the least invariant", *lines]))
 
 
 # What is said, and to whom

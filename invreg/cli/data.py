@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -77,6 +77,7 @@ class Samples(Dataset[Any]):
         labels: One class index for each; None without labels.
         files: The file of each, where each is one.
         order: The indices in which they are gone through.
+        class_names: What the classes are called, where that is known.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class Samples(Dataset[Any]):
         labels: Tensor | None,
         files: Sequence[Path] | None,
         order: Tensor,
+        class_names: Mapping[int, str] | None = None,
     ) -> None:
         self.name = name
         self.read = read
         self.labels = labels
         self.files = files
         self.order = order
+        self.class_names = dict(class_names or {})
 
     def __str__(self) -> str:
         return self.name
@@ -123,11 +126,12 @@ class Samples(Dataset[Any]):
         """As many of the samples, or all, in an order drawn with a seed, so that the first ones stand for all."""
         drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:limit]
         some = f"{len(drawn)} of {len(self)} of {self.name}, drawn with seed {seed}"
-        return Samples(some, self.read, self.labels, self.files, self.order[drawn])
+        return Samples(some, self.read, self.labels, self.files, self.order[drawn], self.class_names)
 
     def at(self, positions: Sequence[int]) -> Samples:
         """Those at some positions of the order."""
-        return Samples(self.name, self.read, self.labels, self.files, self.order[torch.tensor(positions)])
+        order = self.order[torch.tensor(positions)]
+        return Samples(self.name, self.read, self.labels, self.files, order, self.class_names)
 
 
 def open_samples(
@@ -184,7 +188,7 @@ def _rows(inputs: Any, labels: Tensor | None, preparation: Preparation, where: s
     if labels is not None and len(labels) != len(inputs):
         raise ValueError(f"{where} has {len(inputs)} samples, but there are {len(labels)} labels.")
     in_bytes = inputs.dtype == np.uint8
-    channels_last = in_bytes and inputs.ndim == 4 and inputs.shape[-1] in (1, 3) and inputs.shape[1] not in (1, 3)
+    channels_last = in_bytes and inputs.ndim == 4 and inputs.shape[-1] in (1, 3, 4) and inputs.shape[1] not in (1, 3, 4)
 
     def read(index: int) -> Tensor:
         row = inputs[index]
@@ -292,19 +296,23 @@ def _labels_beside(path: Path) -> Path | None:
 def _pictures(folder: Path, preparation: Preparation, labels: str | None, unlabelled: bool) -> Samples:
     """The pictures in a folder; the classes are its sub-folders in the order of their names."""
     folders = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
-    by_class = [sorted(_found(one)) for one in folders]
+    by_class = {one.name: sorted(_found(one)) for one in folders}
+    names = _class_names(by_class)
     beside = sorted(one for one in folder.iterdir() if _is_picture(one))
-    paths = [path for found in by_class for path in found]
+    paths = [path for pictures in by_class.values() for path in pictures]
     if beside and paths and not unlabelled:
         raise ValueError(
             f"{folder} holds pictures beside its sub-folders, which name the classes: {beside[0].name}, for one. Move "
             "them, or give --no-labels."
         )
-    classes = None if unlabelled or not paths else torch.tensor([c for c, found in enumerate(by_class) for _ in found])
+    classes = None
+    if paths and not unlabelled:
+        classes = torch.tensor([label for label, name in names.items() for _ in by_class[name]])
     paths += beside
     if not paths:
         raise ValueError(f"{folder} holds no pictures ({', '.join(one[1:] for one in _SUFFIXES)}).")
     if labels and not unlabelled:
+        names = {}
         classes = _labels(_array(_file(labels, "--labels")), labels)
         if len(classes) != len(paths):
             raise ValueError(f"{folder} has {len(paths)} pictures, but there are {len(classes)} labels in {labels}.")
@@ -319,7 +327,15 @@ def _pictures(folder: Path, preparation: Preparation, labels: str | None, unlabe
             )
         return x
 
-    return Samples(str(folder), read, classes, paths, torch.arange(len(paths)))
+    return Samples(str(folder), read, classes, paths, torch.arange(len(paths)), {} if classes is None else names)
+
+
+def _class_names(folders: Iterable[str]) -> dict[int, str]:
+    """The class of each folder: its name where all are whole numbers, and otherwise its place in their order."""
+    names = list(folders)
+    if all(name.isdecimal() for name in names) and len({int(name) for name in names}) == len(names):
+        return {int(name): name for name in names}
+    return dict(enumerate(names))
 
 
 def _found(folder: Path) -> Iterator[Path]:
@@ -351,11 +367,12 @@ class _UnreadableError(ValueError):
 def _read(path: Path, preparation: Preparation) -> Tensor:
     """One picture, prepared."""
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ValueError("to read pictures, Pillow is needed: pip install pillow.") from error
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened)  # as a camera that was held upright
             if picture.mode.startswith("I"):  # of 16 bits, which a conversion would cut off
                 values = np.asarray(picture).astype(np.float32) / 65_535
                 values = values if preparation.grey else np.stack([values] * 3)

@@ -33,6 +33,7 @@ class OnKeys(SameElements):
             lacks a key.
 
     Example:
+        >>> import torch
         >>> from invreg import Flip
         >>> group = OnKeys({"image": Flip(-1), "mask": Flip(-1)})
         >>> batch = {"image": torch.tensor([[1.0, 2.0]]), "mask": torch.tensor([[0, 1]]), "id": torch.tensor([7])}

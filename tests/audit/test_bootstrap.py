@@ -99,9 +99,13 @@ def test_every_number_of_an_audit_has_one_around_its_mean():
     assert found.saliency_similarity.count == 5
 
 
-def test_of_one_sample_is_a_point():
-    value = of_one_sample().per_sample["logit_error"][0]
-    assert of_one_sample().bootstrap("logit_error") == Interval(value, value, 0.95)
+def test_of_one_sample_there_is_none():
+    with pytest.raises(ValueError, match=r"needs more than one sample: got 1"):
+        of_one_sample().bootstrap("logit_error")
+
+
+def test_says_a_high_confidence_as_it_is():
+    assert "(99.9% bootstrap)" in str(Interval(0.0, 1.0, 0.999))
 
 
 def test_needs_all_samples():

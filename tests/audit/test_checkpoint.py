@@ -1,5 +1,6 @@
 """Does an audit that was interrupted go on as if it had not been?"""
 
+import functools
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from invreg import (
 from invreg.audit import progress
 from tests.audit import killed
 from tests.audit.sameness import assert_same_report
+from tests.audit.test_measure import images
 
 ROOT = Path(__file__).parents[2]
 
@@ -636,3 +638,68 @@ def make_two() -> list[Callable[..., Tensor]]:
         return x
 
     return [first, gradients]
+
+
+# Of the same data and model
+
+
+def test_a_loader_that_yields_fewer_samples_than_were_audited_is_refused(tmp_path):
+    model, x = mlp(), images(9)
+    options = {"saliency": None, "checkpoint": tmp_path / "audit.pt"}
+    measure_invariance(model, in_batches(x), CyclicRotation(4), **options)
+    with pytest.raises(ValueError, match=r"it yielded 3, and 9 were audited before"):
+        measure_invariance(model, in_batches(x[:3]), CyclicRotation(4), **options)
+
+
+def test_other_data_are_refused(tmp_path):
+    model, x = mlp(), images(9)
+    options = {"saliency": None, "checkpoint": tmp_path / "audit.pt"}
+    measure_invariance(model, in_batches(x), CyclicRotation(4), **options)
+    with pytest.raises(ValueError, match=r"its first sample is"):
+        measure_invariance(model, in_batches(x.flip(0)), CyclicRotation(4), **options)
+
+
+def test_a_callable_is_told_by_the_modules_that_it_calls(tmp_path):
+    nets, x = [mlp(), mlp()], images(9)
+
+    class Held:
+        def __init__(self, net):
+            self.net = net
+
+        def __call__(self, v):
+            return self.net(v)
+
+        def method(self, v):
+            return self.net(v)
+
+    def call(net, v):
+        return net(v)
+
+    makers = {
+        "closure": lambda net: lambda v: net(v),
+        "object": Held,
+        "partial": lambda net: functools.partial(call, net),
+    }
+    for name, make in makers.items():
+        options = {"saliency": None, "checkpoint": tmp_path / name}
+        measure_invariance(make(nets[0]), in_batches(x), CyclicRotation(4), **options)
+        measure_invariance(make(nets[0]), in_batches(x), CyclicRotation(4), **options)
+        with pytest.raises(ValueError, match=r"its model is"):
+            measure_invariance(make(nets[1]), in_batches(x), CyclicRotation(4), **options)
+
+
+def test_buffers_that_a_forward_changes_are_no_other_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "_SAVED_EVERY", -1.0)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 3)).double()
+    path, x = tmp_path / "audit.pt", images(9)
+
+    def batches():
+        for number, batch in enumerate(in_batches(x)):
+            if number == 2:
+                (tmp_path / "middle.pt").write_bytes(path.read_bytes())  # as a kill would leave it
+            yield batch
+
+    options = {"saliency": None, "mode": "train"}
+    whole = measure_invariance(model, batches(), CyclicRotation(4), checkpoint=path, **options)
+    again = measure_invariance(model, in_batches(x), CyclicRotation(4), checkpoint=tmp_path / "middle.pt", **options)
+    assert again == whole

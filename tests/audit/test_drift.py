@@ -123,6 +123,8 @@ X, Y = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
 
 BAD = {
     "beta": ([(X, Y)], [X], {"betas": (0.5, 1.5)}, ValueError, r"between 0 and 1: got 1\.5"),
+    "one number": ([(X, Y)], [X], {"betas": 0.5}, TypeError, r"a list of numbers.*got 0\.5"),
+    "words": ([(X, Y)], [X], {"betas": ["a"]}, TypeError, r"a list of numbers"),
     "no number": ([(X, Y)], [X], {"betas": (float("nan"),)}, ValueError, r"between 0 and 1: got nan"),
     "generator as source": ((b for b in [(X, Y)]), [X], {}, TypeError, r"source is gone through.*generator.*list"),
     "iterator as target": ([(X, Y)], iter([X]), {}, TypeError, r"target is gone through once for each beta"),
@@ -139,6 +141,16 @@ def test_bad_arguments_say_what_to_do(name):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     with pytest.raises(kind, match=message):
         measure_drift(model, source, target, Flip(), **options)
+
+
+@pytest.mark.parametrize("shuffled", ["source", "target"])
+def test_inputs_that_are_shuffled_are_noticed_without_labels_too(shuffled):
+    x, _ = data(30)
+    loaders = {"source": [x], "target": [x]}
+    numbers = torch.Generator().manual_seed(0)
+    loaders[shuffled] = DataLoader(x, batch_size=30, shuffle=True, generator=numbers)
+    with pytest.raises(ValueError, match="Do not shuffle"):
+        measure_drift(mlp(), **loaders, group=Flip(), betas=(0.5,))
 
 
 def test_a_source_that_shuffles_is_noticed():
@@ -176,6 +188,7 @@ def test_the_picture_shows_both_curves(tmp_path):
     figure = drift.plot()
     left, right = figure.axes
     assert "nats" in left.get_ylabel()
+    assert len(drift.plot(drift, drift).axes[0].containers) == 3
     assert "β" in left.get_xlabel()
     drawn = np.array(left.lines[0].get_ydata(orig=False), dtype=float)
     np.testing.assert_allclose(drawn, [one.distribution_error.mean for one in drift.reports])

@@ -483,8 +483,39 @@ def test_a_model_that_writes_into_its_input_spoils_neither_data_nor_answer():
 
 
 def test_logits_whose_errors_overflow_are_refused():
-    with pytest.raises(ValueError, match=r"logit_error overflows: .*Use model\.double\(\)"):
-        measure_invariance(lambda v: 1e25 * v.float(), [images(2).flatten(1)], SignFlip(), saliency=None)
+    with pytest.raises(ValueError, match=r"logit_error overflows, even in float64\. Scale"):
+        measure_invariance(lambda v: 1e100 * v, [images(2).flatten(1)], SignFlip(), saliency=None)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_errors_of_very_small_and_large_logits_are_those_of_others_scaled(scale):
+    """In float32, whose squares overflow and vanish."""
+    x = images(5).flatten(1).float()
+    weights = torch.randn(16, 3)
+    of_one, scaled = (
+        measure_invariance(lambda v, s=s: s * (v @ weights), [x], Flip(), saliency=None) for s in (1.0, scale)
+    )
+    assert scaled.normalized_logit_error.mean == pytest.approx(of_one.normalized_logit_error.mean, rel=1e-5)
+    assert scaled.logit_error.mean == pytest.approx(of_one.logit_error.mean * scale**2, rel=1e-5)
+
+
+def test_a_model_that_gives_the_same_memory_each_time_is_measured_all_the_same():
+    model, x = mlp(), images()
+    memory = torch.empty(7, 3, dtype=torch.float64)
+    reused = measure_invariance(lambda v: memory.copy_(model(v).detach()), [x], CyclicRotation(4), saliency=None)
+    assert reused.logit_error == measure_invariance(model, [x], CyclicRotation(4), saliency=None).logit_error
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.uint16])
+def test_labels_of_narrow_dtypes_fit_many_classes(dtype):
+    labels = torch.tensor([2, 100, 3, 0, 7]).to(dtype)
+    report = measure_invariance(
+        lambda v: v @ torch.randn(16, 300, generator=torch.manual_seed(0)),
+        [(images(5).flatten(1).float(), labels)],
+        Flip(),
+        saliency=None,
+    )
+    assert report.accuracy is not None
 
 
 @every_group
@@ -1090,3 +1121,26 @@ class Stream(IterableDataset):
 
 def test_an_iterable_data_set_of_batches_is_a_loader():
     assert measure_invariance(mlp(), Stream(), SignFlip(), saliency=None).samples == 7
+
+
+def test_pairs_of_a_class_and_an_element_are_left_out_where_there_are_too_many(monkeypatch):
+    from invreg.audit import tally
+
+    model, x = mlp(), images()
+    monkeypatch.setattr(tally, "_MOST_CELLS", 3 * 4 - 1)
+    report = measure_invariance(model, [x], CyclicRotation(4), saliency=None)
+    assert report.per_class_element == ()
+    assert report.per_class
+    assert report.per_element
+
+
+def test_many_bins_cost_nothing_but_their_place():
+    """As many classes as make most of the bins empty: the numbers are those of few classes."""
+    x, y = images(9).flatten(1), torch.randint(3, (9,))
+    few = measure_invariance(lambda v: v[:, :3], [(x, y)], Flip(), saliency=None)
+    wide = lambda v: torch.cat([v[:, :3], v.new_full((len(v), 997), -1e3)], 1)  # noqa: E731
+    many = measure_invariance(wide, in_batches(x, y, 2), Flip(), saliency=None)
+    assert [one.label for one in many.per_class] == [one.label for one in few.per_class]
+    for a, b in zip(many.per_class, few.per_class, strict=True):
+        assert a.logit_error.mean == pytest.approx(b.logit_error.mean, rel=1e-12)
+        assert a.accuracy.mean == pytest.approx(b.accuracy.mean, rel=1e-12)

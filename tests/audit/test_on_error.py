@@ -101,7 +101,7 @@ def test_samples_at_which_the_model_fails_are_left_out(how, corner, labelled):
     labels = None if y is None else y[good]
     expected = measure_invariance(network, in_batches(x[good], labels), CyclicRotation(4), **settings)
     assert_as_of_the_good_ones(report, expected)
-    reason = "no such place" if how == "raises" else "The model's outputs must be finite"
+    reason = "no such place" if how == "raises" else "The model's outputs are not finite"
     for one in report.skipped_samples:
         assert reason in one.reason
         assert ("element 2" in one.reason) == (corner == 3)
@@ -155,7 +155,7 @@ def test_maps_that_fail_leave_their_sample_out():
     good = list(GOOD)
     expected = measure_invariance(network, in_batches(x[good], y[good]), CyclicRotation(4), **settings)
     assert_as_of_the_good_ones(report, expected)
-    assert "Saliency maps must be finite" in report.skipped_samples[0].reason
+    assert "Saliency maps are not finite" in report.skipped_samples[0].reason
 
 
 def test_errors_that_overflow_leave_their_sample_out():

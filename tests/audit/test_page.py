@@ -223,14 +223,14 @@ def test_it_says_with_what_and_how_it_was_made():
         "seconds 1.235",
     ):
         assert expected in there
-    assert "data not known" in there
+    assert "data none" in there
     assert "time 2026-01-02" in there
 
 
 def test_warnings_stand_in_a_box_of_their_own(written):
     box = re.search(r'<section class="warning".*?</section>', written["troubled"].read_text("utf-8"), re.DOTALL)
     assert box is not None
-    for word in ("PARTIAL", "SKIPPED: 20 samples of 520", "NOT above that noise"):
+    for word in ("PARTIAL", "SKIPPED: at least 20 samples of 520", "NOT above that noise"):
         assert word in words(box.group())
     assert 'class="warning"' not in page(small())
     interpolates = small(action_error=Estimate(0.1, 0.01, 500), action_logit_error=Estimate(3.1, 0.1, 500))
@@ -318,9 +318,9 @@ def test_the_verdict_says_how_sure_it_is():
 
 def test_the_verdict_names_the_worst_element_and_class_only_if_they_stand_out():
     found = points(reports.report())
-    assert found["Worst element"].startswith("180°: logit error 12 (1.9 times the mean), 50% of the predictions kept")
+    assert found["Worst element"].startswith("By logit error, 180°: 12 (1.9 times the mean), 50% of the pred")
     worst = max(reports.report().per_class, key=lambda one: one.logit_error.mean)
-    assert found["Worst class"].startswith(f"{worst.name}: logit error")
+    assert found["Worst class"].startswith(f"By logit error, {worst.name}: ")
     alike = tuple(
         replace(one, logit_error=Estimate(6 + 0.1 * one.element, 0.5, 500)) for one in reports.report().per_element
     )
@@ -329,7 +329,7 @@ def test_the_verdict_names_the_worst_element_and_class_only_if_they_stand_out():
     assert "Worst transform" in points(reports.transforms())
     assert "Worst element" not in points(reports.continuous())
     guessed = points(reports.report(classes_by="prediction"))
-    assert guessed["Worst class"].startswith(f"predicted {worst.name}")
+    assert guessed["Worst class"].startswith(f"By logit error, predicted {worst.name}")
 
 
 def test_the_verdict_tells_right_answers_and_where_the_model_looks():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from invreg.audit.tolerant import Unreadable, tolerant
+from invreg.audit.tolerant import CutShortError, Unreadable, tolerant
 
 # Where there is one core, torch would rather have one worker.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
@@ -117,7 +117,14 @@ def test_an_iterable_data_set_ends_where_it_raises():
             yield from range(5)
             raise OSError("gone")
 
-    found = read(DataLoader(Samples(), batch_size=2))
+    found: list[Any] = []
+
+    def go_through() -> None:
+        for batch, failed in tolerant(DataLoader(Samples(), batch_size=2)):
+            found.append((None if batch is None else batch.tolist(), failed))  # it raises
+
+    with pytest.raises(CutShortError):
+        go_through()
     assert [batch for batch, _ in found] == [[0, 1], [2, 3], None]
     assert found[-1][1] == (Unreadable((), "OSError: gone"),)
 

@@ -263,7 +263,35 @@ def test_files_of_the_least_invariant_pictures_are_named(audit, data):
     assert code == 0
     files = sorted((folder / "pictures").rglob("*.png"))
     for worst in report_in("r.json").worst_samples:
-        assert f"sample {worst.index}  {files[worst.index]}" in out
+        assert worst.source == str(files[worst.index])
+        assert f"sample {worst.index}, {worst.source}" in out
+
+
+def test_folders_named_by_numbers_are_these_classes(audit, data, tmp_path):
+    folder, _, _ = data
+    for name, number in (("a", "2"), ("b", "0")):
+        (tmp_path / "n" / number).mkdir(parents=True)
+        for one in sorted((folder / "pictures" / name).glob("*.png"))[:3]:
+            (tmp_path / "n" / number / one.name).write_bytes(one.read_bytes())
+    code, _, _ = audit("--grey", "--json", "r.json", data=tmp_path / "n")
+    assert code == 0
+    assert [one.label for one in report_in("r.json").per_class] == [0, 2]
+
+
+def test_classes_are_called_by_their_folders(audit, data):
+    folder, _, _ = data
+    code, out, _ = audit("--grey", "--json", "r.json", data=folder / "pictures")
+    assert code == 0
+    assert "class 0 (a)" in [one.name for one in report_in("r.json").per_class]
+    assert "class 0 (a)" in out
+    assert report_in("r.json").provenance["command"].startswith("invreg audit ")
+
+
+def test_pictures_of_other_channels_than_the_model_wants_get_a_hint(audit, data):
+    folder, _, _ = data
+    code, _, err = audit(data=folder / "pictures")
+    assert code == 2
+    assert "--grey makes one channel" in err
 
 
 def test_it_stops_when_it_is_precise(audit, tmp_path):
