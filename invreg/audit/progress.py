@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -619,6 +619,7 @@ def _row_shape(inputs: Batch) -> Any:
     return tuple(inputs.shape[1:]) if isinstance(inputs, Tensor) else type(inputs).__name__
 
 
+@cache
 def _versions() -> dict[str, str]:
 
     try:

@@ -49,7 +49,7 @@ _OF_IDENTITY = {"saliency_similarity": 1.0, "consistency": 1.0}
 _MOST_CELLS = 100_000
 """For how many pairs of a class and an element numbers are kept."""
 
-_MOST_TABLES = 1_000
+_MOST_TABLES = 64
 """How many tables of samples, one for each batch, are put together at the latest."""
 
 _MOST_SKIPPED = 1_000

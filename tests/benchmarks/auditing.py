@@ -25,7 +25,7 @@ BATCH = 256
 def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
     """The audit's time as a multiple of bare forwards and of captum alone; its peak memory at 1k and at 50k samples."""
     for name, make in MODELS.items():
-        found = _errors(make().eval(), batches=1 if quick else 8, rounds=3 if quick else 20)
+        found = _errors(make().eval(), batches=1 if quick else 16, rounds=3 if quick else 9)
         yield f"audit of LI and DI, {name}: measure_invariance / bare forwards", found["audit"]
         yield f"audit of LI and DI, {name}: of which transforming the inputs", found["transforms"] - 1
         yield f"audit of LI and DI, {name}: with classes, quantiles, worst samples / without", found["audit / plain"]
