@@ -235,11 +235,13 @@ class InvarianceAudit:
         position, lost = 0, 0
         try:
             with preserved(self._model, training=self._mode == "train"):
-                for batch in () if ended == "precise" else stream:
+                for batch in stream:
                     rows = batch.rows
                     lost += rows == 0
                     if position == 0 and rows and path is not None:
                         self._check_data(batch)
+                    if ended == "precise":  # before this batch, that is
+                        break
                     if position + rows > done[0] or (rows == 0 and lost > done[1]):
                         self._restore_random_numbers()
                         self._add(batch, start=max(done[0] - position, 0), whole=whole)

@@ -8,11 +8,11 @@ import shlex
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import torch
 from torch import nn
@@ -75,26 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _FAILED
 
 
-class _AuditOfFiles(InvarianceAudit):
-    """An audit that goes on from a saved one of the same data only."""
-
-    def __init__(self, fingerprint: str, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.fingerprint = fingerprint
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        saved = state.get("fingerprint", self.fingerprint)
-        if saved != self.fingerprint:
-            raise ValueError(
-                f"the saved audit must be of the same data, prepared alike: it is of {saved}, these are "
-                f"{self.fingerprint}. Give another --checkpoint, or remove this one."
-            )
-        super().load_state_dict(state)
-
-
 def _audit(arguments: Namespace) -> int:
     """Measures, prints and writes what was asked for."""
     torch.manual_seed(arguments.seed)
@@ -105,8 +85,7 @@ def _audit(arguments: Namespace) -> int:
         raise UsageError(f"--layers takes an nn.Module, whose layers are known: got {type(model).__name__}.")
     samples = _samples(arguments, model)
     drawn = _drawn(group) if arguments.samples is None else arguments.samples
-    audit = _AuditOfFiles(
-        "" if arguments.checkpoint is None else samples.fingerprint(),
+    audit = InvarianceAudit(
         model,
         group,
         outputs=arguments.outputs,

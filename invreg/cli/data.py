@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -108,19 +107,6 @@ class Samples(Dataset[Any]):
         index = int(self.order[position])
         x = self.read(index)
         return x if self.labels is None else (x, self.labels[index])
-
-    def fingerprint(self) -> str:
-        """What tells these samples from others: their number, order and labels, and some of the inputs."""
-        digest = hashlib.sha256(self.order.numpy().tobytes())
-        if self.labels is not None:
-            digest.update(self.labels.numpy().tobytes())
-        for position in (0, len(self) // 2, len(self) - 1):
-            try:
-                x = self.read(int(self.order[position]))
-            except ValueError:  # one that cannot be read
-                continue
-            digest.update(x.numpy().tobytes())
-        return f"{len(self)} samples {digest.hexdigest()[:16]}"
 
     def reordered(self, limit: int | None, seed: int) -> Samples:
         """As many of the samples, or all, in an order drawn with a seed, so that the first ones stand for all."""

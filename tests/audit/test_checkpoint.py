@@ -703,3 +703,13 @@ def test_buffers_that_a_forward_changes_are_no_other_model(tmp_path, monkeypatch
     whole = measure_invariance(model, batches(), CyclicRotation(4), checkpoint=path, **options)
     again = measure_invariance(model, in_batches(x), CyclicRotation(4), checkpoint=tmp_path / "middle.pt", **options)
     assert again == whole
+
+
+def test_other_data_are_refused_by_an_audit_that_was_precise_enough_too(tmp_path):
+    model, x = mlp(), images(150)
+    options = {"saliency": None, "checkpoint": tmp_path / "audit.pt", "target_precision": 10.0}
+    first = measure_invariance(model, in_batches(x, size=50), CyclicRotation(4), **options)
+    assert first.ended == "precise"
+    assert measure_invariance(model, in_batches(x, size=50), CyclicRotation(4), **options) == first
+    with pytest.raises(ValueError, match=r"its first sample is"):
+        measure_invariance(model, in_batches(x.flip(0), size=50), CyclicRotation(4), **options)
