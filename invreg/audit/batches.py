@@ -101,23 +101,6 @@ def loaded(
         raise ValueError("loader must yield at least one batch: it yielded none. Is it a generator already used up?")
 
 
-def batches(
-    loader: Iterable[Any],
-    *,
-    input_key: str | Sequence[str],
-    label_key: str,
-    device: torch.device | str | None,
-    progress: bool,
-    description: str = "audit",
-) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Yields the inputs and labels (None where there are none) of each batch; raises what ``loaded`` does."""
-    stream = loaded(
-        loader, input_key=input_key, label_key=label_key, device=device, progress=progress, description=description
-    )
-    for batch in stream:
-        yield batch.inputs, batch.labels
-
-
 def dealt(loader: Iterable[Any], world: int) -> int | None:
     """How many samples the data set has of which each of several processes was dealt a part, if that is known.
 
@@ -139,7 +122,7 @@ def described(loader: Iterable[Any]) -> str:
 def _length(loader: Iterable[Any]) -> int | None:
     try:
         return len(loader)  # type: ignore[arg-type]  # or else it says so
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # either of which says that there is no length
         return None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invreg.audit.batches import batches, check_loader
+from invreg.audit.batches import check_loader, loaded
 from invreg.audit.estimate import Estimate
 from invreg.audit.measure import measure_invariance
 from invreg.audit.plain import made, plain, without_schema
@@ -228,13 +228,13 @@ class Blend:
         self, source: Iterable[Any], target: Iterable[Any], beta: float, input_key: str, label_key: str
     ) -> None:
         self.source, self.target, self.beta = source, target, beta
-        self.keys = {"input_key": input_key, "label_key": label_key}
+        self.keys: dict[str, Any] = {"input_key": input_key, "label_key": label_key}
         self.begins: list[Tensor] = []  # the first input of the source and that of the target
 
     def __iter__(self) -> Iterator[Any]:
         others = self._targets()
         left = torch.empty(0)
-        for inputs, labels in batches(self.source, device=None, progress=False, **self.keys):
+        for inputs, labels, _ in loaded(self.source, device=None, progress=False, **self.keys):
             if not isinstance(inputs, Tensor):
                 raise TypeError(f"Inputs to be blended must be one tensor: got {type(inputs).__name__}.")
             parts = [left] if len(left) else []
@@ -255,7 +255,7 @@ class Blend:
             yield (mixed,) if labels is None else (mixed, labels[:rows])
 
     def _targets(self) -> Iterator[Tensor]:
-        for inputs, _ in batches(self.target, device=None, progress=False, **self.keys):
+        for inputs, _, _ in loaded(self.target, device=None, progress=False, **self.keys):
             if not isinstance(inputs, Tensor):
                 raise TypeError(f"Inputs to be blended must be one tensor: got {type(inputs).__name__}.")
             yield inputs

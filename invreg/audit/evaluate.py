@@ -168,17 +168,10 @@ class Evaluation:
         return isinstance(self.group, Group) and not self.group.exact
 
     def _measure_errors(self, measured: Measured, reference: Tensor, transformed: Tensor) -> None:
-        names = _ERRORS if self.outputs == "logits" else _OF_VALUES
-        none = reference.new_empty(0, len(reference), dtype=torch.float64)
         at_once = transformed.shape[0] if reference.ndim <= 2 else 1  # of outputs per position there may be many
-        x = reference.double()
-        parts = [
-            [_error(name, x, moved.double()) for moved in torch.split(transformed, at_once)]
-            if len(transformed)
-            else [none]
-            for name in names
-        ]
-        measured.by_element |= {name: torch.cat(found) for name, found in zip(names, parts, strict=True)}
+        x, parts = reference.double(), torch.split(transformed, at_once)
+        for name in _ERRORS if self.outputs == "logits" else _OF_VALUES:
+            measured.by_element[name] = torch.cat([_error(name, x, moved.double()) for moved in parts])
 
     def _measure_action(
         self, measured: Measured, reference: Tensor, changes: list[Tensor], returned: list[Tensor]

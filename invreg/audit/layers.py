@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from invreg.audit.activations import Comparison, Piece, tensors_in
-from invreg.audit.batches import batches
+from invreg.audit.batches import loaded
 from invreg.audit.draws import Draws
 from invreg.audit.estimate import Estimate
 from invreg.audit.layer_report import LayersReport
@@ -116,13 +116,13 @@ def measure_layers(
     audit = _Audit(
         model, group, samples=samples, rng=torch.Generator().manual_seed(0) if rng is None else rng, layers=names
     )
-    stream = batches(loader, input_key=input_key, label_key=label_key, device=device, progress=progress)
+    stream = loaded(loader, input_key=input_key, label_key=label_key, device=device, progress=progress)
     with preserved(model, training=False), preserved(root, training=False), torch.no_grad():
         with ExitStack() as hooks:
             for name, layer in names.items():
                 hooks.callback(layer.register_forward_hook(partial(audit.after, name)).remove)
-            for inputs, _ in stream:
-                audit.add(inputs)
+            for batch in stream:
+                audit.add(batch.inputs)
         if layers is None and len(audit.rows) == 1:
             raise ValueError(
                 f"model must call the module whose layers are watched, {type(root).__name__}: it called none of its "

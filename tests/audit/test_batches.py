@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from invreg.audit.batches import batches
+from invreg.audit.batches import loaded
 from tests.tolerances import assert_exact
 
 X = torch.arange(12.0).view(6, 2)
@@ -18,7 +18,7 @@ Pair = namedtuple("Pair", ["image", "label"])
 
 def read(loader, **settings):
     defaults = {"input_key": "inputs", "label_key": "labels", "device": None, "progress": False}
-    return list(batches(loader, **(defaults | settings)))
+    return [(batch.inputs, batch.labels) for batch in loaded(loader, **(defaults | settings))]
 
 
 HALVES = [(X[:4], Y[:4]), (X[4:], Y[4:])]
@@ -72,7 +72,7 @@ def test_reads_generators_one_batch_at_a_time():
             asked.append(index)
             yield batch
 
-    stream = batches(generate(), input_key="inputs", label_key="labels", device=None, progress=False)
+    stream = loaded(generate(), input_key="inputs", label_key="labels", device=None, progress=False)
     assert asked == []
     next(stream)
     assert asked == [0]
