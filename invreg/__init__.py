@@ -40,6 +40,7 @@ from invreg.groups import (
 from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, NormalizedL2InvarianceLoss
 from invreg.pooling import GroupPooling
 from invreg.saliency import SaliencyMap, saliency_similarity
+from invreg.sensitivity import jacobian_spectral_norm, spectral_norms
 from invreg.tying import TiedFirstLayer, tie_first_layer
 
 __version__ = "0.1.0"
@@ -82,9 +83,11 @@ __all__ = [
     "Translation",
     "Trivial",
     "functional",
+    "jacobian_spectral_norm",
     "measure_drift",
     "measure_invariance",
     "measure_layers",
     "saliency_similarity",
+    "spectral_norms",
     "tie_first_layer",
 ]

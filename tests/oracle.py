@@ -266,6 +266,34 @@ def products(first: list[Element], second: list[Element]) -> list[Element]:
     ]
 
 
+# Groups on the weights of a layer
+
+
+def unit_matrices(table: Sequence[Sequence[int]], width: int) -> list[Array]:
+    """For each element, by its row of the multiplication table, how it moves the units of a layer.
+
+    Filters in all their transforms come first, one after the other; the units left over stay.
+    """
+    order = len(table)
+    matrices = []
+    for g in range(order):
+        matrix = np.zeros((width, width))
+        for unit in range(width):
+            number, transform = divmod(unit, order)
+            stays = unit >= width // order * order
+            matrix[unit if stays else number * order + table[g][transform], unit] = 1.0
+        matrices.append(matrix)
+    return matrices
+
+
+def group_average(weight: Array, leaving: Sequence[Array], entering: Sequence[Array]) -> Array:
+    """The mean over the elements of: what leaves moved, the weight, what enters moved back."""
+    total = np.zeros_like(weight, dtype=np.float64)
+    for after, before in zip(leaving, entering, strict=True):
+        total += after @ weight @ np.linalg.inv(before)
+    return total / len(leaving)
+
+
 # The audit
 
 
@@ -482,3 +510,20 @@ def bootstrap(values: Sequence[float], confidence: float, draws: Sequence[Sequen
 def _share(hits) -> float:
     hits = list(hits)
     return sum(hits) / len(hits)
+
+
+# Sensitivity
+
+
+def jacobian_spectral_norm(network: Network, x: Array) -> float:
+    """The largest singular value of all outputs' derivatives by all entries, by a complex step for each entry."""
+    step = 1e-30
+    points = np.repeat(x[None].astype(np.complex128), x.size, axis=0)
+    for entry in range(x.size):
+        points[entry].flat[entry] += 1j * step
+    return spectral_norm(network(points).imag.reshape(x.size, -1) / step)
+
+
+def spectral_norm(weight: Array) -> float:
+    """The largest singular value of a matrix; of more axes, those after the first together make the columns."""
+    return float(np.linalg.svd(weight.reshape(len(weight), -1), compute_uv=False)[0])
