@@ -41,6 +41,7 @@ from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, No
 from invreg.pooling import GroupPooling
 from invreg.saliency import SaliencyMap, saliency_similarity
 from invreg.sensitivity import jacobian_spectral_norm, spectral_norms
+from invreg.symmetrize import Symmetrization, symmetrize
 from invreg.tying import TiedFirstLayer, tie_first_layer
 
 __version__ = "0.1.0"
@@ -78,6 +79,7 @@ __all__ = [
     "SliceReport",
     "SpatialRotation",
     "SymmetricGroup",
+    "Symmetrization",
     "TiedFirstLayer",
     "TransformationSet",
     "Translation",
@@ -89,5 +91,6 @@ __all__ = [
     "measure_layers",
     "saliency_similarity",
     "spectral_norms",
+    "symmetrize",
     "tie_first_layer",
 ]
