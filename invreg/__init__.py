@@ -13,6 +13,7 @@ from invreg.audit import (
     measure_invariance,
     measure_layers,
 )
+from invreg.constraint import InvarianceConstraint
 from invreg.groups import (
     Conjugated,
     CyclicGroup,
@@ -42,6 +43,7 @@ from invreg.pooling import GroupPooling
 from invreg.saliency import SaliencyMap, saliency_similarity
 from invreg.sensitivity import jacobian_spectral_norm, spectral_norms
 from invreg.symmetrize import Symmetrization, symmetrize
+from invreg.tuning import Tuning, tune_weight
 from invreg.tying import TiedFirstLayer, tie_first_layer
 
 __version__ = "0.1.0"
@@ -62,6 +64,7 @@ __all__ = [
     "Group",
     "GroupPooling",
     "InvarianceAudit",
+    "InvarianceConstraint",
     "InvarianceLoss",
     "InvarianceReport",
     "KLInvarianceLoss",
@@ -84,6 +87,7 @@ __all__ = [
     "TransformationSet",
     "Translation",
     "Trivial",
+    "Tuning",
     "functional",
     "jacobian_spectral_norm",
     "measure_drift",
@@ -93,4 +97,5 @@ __all__ = [
     "spectral_norms",
     "symmetrize",
     "tie_first_layer",
+    "tune_weight",
 ]

@@ -29,6 +29,7 @@ FLOORS = {
     "symmetrize": 3,
     "constraint": 3,
     "sensitivity": 3,
+    "tuning": 3,
     "testing": 3,
     "cli": 4,
     "__main__": 4,
