@@ -18,4 +18,4 @@ def test_every_benchmark_prints_positive_ratios(part, capsys):
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["nothing"])
-    assert "there are actions, continuous, training, auditing, layers" in capsys.readouterr().err
+    assert "there are actions, continuous, training, invariant, auditing, layers" in capsys.readouterr().err

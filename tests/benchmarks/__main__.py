@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 
-from tests.benchmarks import actions, auditing, continuous, layers, training
+from tests.benchmarks import actions, auditing, continuous, invariant, layers, training
 
 PARTS = {
     "actions": actions.rows,
     "continuous": continuous.rows,
     "training": training.rows,
+    "invariant": invariant.rows,
     "auditing": auditing.rows,
     "layers": layers.rows,
 }
