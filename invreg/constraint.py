@@ -16,7 +16,7 @@ from invreg.losses import InvarianceLoss
 __all__ = ["InvarianceConstraint"]
 
 _MEMORY = 3.0  # steps over which errors are averaged: with 1, noise drives the multiplier, with 10, it comes late
-_START, _LEAST, _MOST = 1e-3, 1e-5, 1e5  # of the multiplier, in units of 1 / target
+_START, _LEAST, _MOST = 0.05, 1e-5, 1e5  # of the multiplier, in units of 1 / target
 _BOUND = 1.0  # of the violation: a sudden large error must not raise the multiplier so far that the model collapses
 
 
@@ -39,7 +39,7 @@ class InvarianceConstraint(nn.Module):
         \lambda_t = \mu_{t+1} \exp(\text{damping} \cdot v_t)
 
     The multiplier is never negative. It stays between 1e-5 and 1e5, in units of the task's loss, where the error is at
-    the target, so that it finds back within a few hundred steps after the target was out of reach or did not matter.
+    the target, so that it finds back after the target was out of reach or did not matter.
     Scale a task whose loss is decades away from 1.
 
     The error on the batches of the training is lower than on other data, as any loss. To bring the error on held-out
@@ -49,7 +49,8 @@ class InvarianceConstraint(nn.Module):
 
     The multiplier moves in training mode only, and only where gradients are recorded. Each call is one step; so are the
     calls between which gradients are accumulated. An error that is not finite is returned as it is, as by any loss,
-    and leaves the multiplier alone; one more than ten times the average counts as ten times. In distributed training
+    and leaves the multiplier alone; one more than ten times the average, or the target if that
+    is larger, counts as ten times. In distributed training
     each rank sees other batches: the multiplier follows the mean of their errors and is the same on all ranks, each of
     which must call it at each step; the default process group is used.
 
@@ -60,8 +61,11 @@ class InvarianceConstraint(nn.Module):
         loss: What is constrained; its unit is that of the target.
         target: The largest error allowed, above 0.
         rate: How fast the multiplier follows: by which share it changes in one step for each unit of relative
-            violation. Lower it where the error swings because the model takes hundreds of steps to follow.
-        damping: How much of the violation the multiplier takes up at once. With 0 it swings.
+            violation. The default suits trainings of thousands of steps: the multiplier settles in some of the first
+            epochs and then hardly moves. A faster one comes nearer to the target from step to step, and costs
+            accuracy: each rise of the multiplier pushes the model where the task must pull it back from.
+        damping: How much of the violation the multiplier takes up at once. With 0 it swings; much of it costs accuracy
+            as a fast rate does.
 
     Attributes:
         error: What is held against the target: the average error over the last few steps times the calibration;
@@ -97,7 +101,7 @@ class InvarianceConstraint(nn.Module):
     _error_count: Tensor
     _calibration: Tensor
 
-    def __init__(self, loss: InvarianceLoss, target: float, *, rate: float = 0.2, damping: float = 3.0) -> None:
+    def __init__(self, loss: InvarianceLoss, target: float, *, rate: float = 0.01, damping: float = 0.2) -> None:
         super().__init__()
         if not isinstance(loss, InvarianceLoss):
             raise TypeError(f"loss must be an InvarianceLoss, e.g. L2InvarianceLoss(group): got {loss!r}.")

@@ -126,7 +126,8 @@ def spectral_norms(model: nn.Module) -> dict[str, Tensor]:
         model: Any module; left as it was found.
 
     Returns:
-        The norms by the weights' names, as in ``model.named_parameters()``: scalars, float32 or wider, without
+        The norms by the weights' names, as in ``model.named_parameters()`` without parametrisations: scalars,
+        float32 or wider, without
         gradient. NaN for a weight that is not finite.
 
     Raises:

@@ -41,7 +41,8 @@ def symmetrize(
     flatten, a normalisation by one mean and deviation.
 
     Which layers there are is seen on ``inputs``; then the invariance is checked, in eval mode and with noise on the
-    data and on the weights that train. If the check fails, the model is left as it was found.
+    data and on the weights that train. If the check fails, the model is left as it was found. A model that takes other
+    ways in training mode, or whose outputs are constant on ``inputs``, is beyond what it can see.
 
     Weights stay the same ``Parameter`` objects of the same shapes, so an optimiser goes on, and they stay symmetric
     under any. Their keys in the state dict are those of ``torch.nn.utils.parametrize`` until ``remove()``; a state
@@ -55,7 +56,7 @@ def symmetrize(
         inputs: Example data, shape ``(N, ...)`` with N at least 1, of any dtype and device that the model takes. The
             first layer takes all the entries of a sample, in their order.
         equivariant: How many hidden layers, from the first on, carry the group's elements on their units. The units
-            of all later ones are invariant, so that weights behind the bottleneck are free. None is all but the last,
+            of all later ones are invariant, so that the weights between these are free. None is all but the last,
             which was the most accurate on the paper's task; of a single hidden layer, that one.
         rescale: Whether averaged weights, whose deviation is smaller, are scaled once to the root mean square that
             they had, as fresh weights want. False keeps the plain orthogonal projection, for trained ones. Biases
@@ -231,7 +232,7 @@ def _actions_between(
     """The action on what enters the first layer, and on what leaves each."""
     hidden = len(stack) - 1
     carrying = max(hidden - 1, min(hidden, 1)) if equivariant is None else equivariant
-    if equivariant is not None and not 1 <= equivariant <= hidden:
+    if equivariant is not None and (type(equivariant) is not int or not 1 <= equivariant <= hidden):
         raise ValueError(
             f"equivariant counts hidden layers, of which the model has {hidden}: got {equivariant}. None takes all but "
             "the last."
