@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from numbers import Real
 
 import torch
 from torch import Tensor, distributed, nn
@@ -73,7 +74,7 @@ class InvarianceConstraint(nn.Module):
         multiplier: The weight at present, a scalar, float32. Unit: that of the task's loss over that of the error.
 
     Raises:
-        TypeError: ``loss`` is no ``InvarianceLoss``.
+        TypeError: ``loss`` is no ``InvarianceLoss``, or a setting no number.
         ValueError: A number is not finite, ``target`` or ``rate`` are not above 0, or ``damping`` is below 0.
 
     Source: Dual ascent: Boyd et al. (2011), "Distributed optimization and statistical learning via the alternating
@@ -105,6 +106,9 @@ class InvarianceConstraint(nn.Module):
         super().__init__()
         if not isinstance(loss, InvarianceLoss):
             raise TypeError(f"loss must be an InvarianceLoss, e.g. L2InvarianceLoss(group): got {loss!r}.")
+        for name, value in {"target": target, "rate": rate, "damping": damping}.items():
+            if not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number: got {value!r}.")
         for name, value in {"target": target, "rate": rate}.items():
             if not 0 < value < inf:
                 raise ValueError(f"{name} must be a finite number above 0: got {value!r}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf, isfinite, isnan, sqrt
+from numbers import Real
 
 __all__ = ["Tuning", "tune_weight"]
 
@@ -81,7 +82,8 @@ def tune_weight(
         The weight, 0 if none is needed, its score, and all trials, those known already among them.
 
     Raises:
-        TypeError: ``score`` is no callable or does not return a number, or ``trials`` is no list.
+        TypeError: ``score`` is no callable or does not return a number, a setting is no number, or ``trials`` is no
+            list.
         ValueError: A setting is out of its range, a known trial is no pair of a weight and a score, or ``score``
             returned NaN.
         RuntimeError: The target was not reached by the ``largest`` weight, or in ``max_runs`` calls. The message lists
@@ -158,6 +160,10 @@ def _check_settings(
 ) -> None:
     if not callable(score):
         raise TypeError(f"score must be a callable from a weight to what a training with it reached: got {score!r}.")
+    numbers = {"target": target, "initial": initial, "factor": factor, "precision": precision, "largest": largest}
+    for name, value in numbers.items():
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number: got {value!r}.")
     if not isfinite(target):
         raise ValueError(f"target must be a finite score: got {target!r}.")
     if not 0 < initial <= largest < inf:

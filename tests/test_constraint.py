@@ -424,6 +424,7 @@ BAD_SETTINGS = {
     "negative target": ((SIGN, -0.1), {}, ValueError, r"target.*above 0: got -0\.1"),
     "target of NaN": ((SIGN, math.nan), {}, ValueError, "target.*finite.*got nan"),
     "infinite target": ((SIGN, math.inf), {}, ValueError, "target.*finite.*got inf"),
+    "target in words": ((SIGN, "0.1"), {}, TypeError, "target must be a number: got '0.1'"),
     "rate of 0": ((SIGN, 0.1), {"rate": 0.0}, ValueError, r"rate.*above 0: got 0\.0"),
     "negative damping": ((SIGN, 0.1), {"damping": -1.0}, ValueError, r"damping.*0 or above: got -1\.0"),
     "damping of NaN": ((SIGN, 0.1), {"damping": math.nan}, ValueError, "damping.*got nan"),

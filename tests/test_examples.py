@@ -18,7 +18,7 @@ from invreg import CyclicRotation, Estimate, measure_invariance
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 REAL = ROOT.parent / "shared" / "data"
-MODULES = ["datasets", "photographs"]  # what the scripts import; all others in the folder are scripts
+MODULES = ["__init__", "datasets", "photographs"]  # what the scripts import; all others in the folder are scripts
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem not in MODULES)
 
 

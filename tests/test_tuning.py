@@ -206,6 +206,7 @@ def test_takes_any_kind_of_number(kind):
 BAD = {
     "no callable": ({"score": 0.95}, TypeError, r"callable.*got 0\.95"),
     "target of NaN": ({"target": math.nan}, ValueError, "target.*finite.*got nan"),
+    "target in words": ({"target": "0.9"}, TypeError, "target must be a number: got '0.9'"),
     "infinite target": ({"target": math.inf}, ValueError, "target.*finite.*got inf"),
     "initial of 0": ({"initial": 0.0}, ValueError, r"0 < initial.*initial=0\.0"),
     "initial of NaN": ({"initial": math.nan}, ValueError, "0 < initial.*initial=nan"),
