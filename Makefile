@@ -5,10 +5,30 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format bench wheel clean
+.PHONY: demo paper paper-gap paper-beyond paper-quick test lint format bench wheel clean
 
 demo: $(VENV)/installed-examples
 	$(BIN)/python examples/quickstart.py
+
+# The paper's tables and figures, an hour or two on two cores; stopped, it goes on where it was.
+paper: $(VENV)/installed-examples
+	$(BIN)/python -m examples.paper
+
+# A target instead of a weight, and the gap in accuracy; as long again.
+paper-gap: $(VENV)/installed-examples
+	$(BIN)/python -m examples.paper.constraint
+	$(BIN)/python -m examples.paper.decay
+	$(BIN)/python -m examples.paper.gap
+	$(BIN)/python -m examples.paper.page
+
+# Other data, other networks.
+paper-beyond: $(VENV)/installed-examples
+	$(BIN)/python -m examples.paper.beyond
+	$(BIN)/python -m examples.paper.page
+
+# All of these on small digits, with hardly any training: two minutes.
+paper-quick: $(VENV)/installed-examples
+	$(BIN)/python -m examples.paper --quick
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

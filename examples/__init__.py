@@ -1,0 +1,1 @@
+"""Examples: each script by itself, and the paper's exhibits as ``python -m examples.paper``."""
