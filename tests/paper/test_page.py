@@ -32,5 +32,6 @@ def test_every_picture_is_shown_and_there():
 def test_deviations_are_shown_where_they_show():
     assert number({"mean": 94.04, "deviation": 0.51}, 1) == "94.0 ± 0.5"
     assert number({"mean": 1.0, "deviation": 0.0}, 1) == "1.0"
-    assert number((98.6, None), 2) == "98.6"
+    assert number((98.6, None), 4) == "98.6"
+    assert number((0.17, 0.04), 2) == "0.17 ± 0.04"
     assert number((0.0123, 0.0004), 3) == "0.012"
