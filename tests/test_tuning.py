@@ -196,7 +196,9 @@ def test_is_a_value():
     assert hash(tuning) == hash(tune_weight(saturating(5.0), 0.5))
 
 
-@pytest.mark.parametrize("kind", [torch.tensor, int, torch.tensor([0.7]).numpy().dtype.type], ids=str)
+@pytest.mark.parametrize(
+    "kind", [torch.tensor, int, torch.tensor([0.7]).numpy().dtype.type], ids=["tensor", "int", "numpy"]
+)
 def test_takes_any_kind_of_number(kind):
     tuning = tune_weight(lambda weight: kind(weight > 2), 1.0)
     assert type(tuning.score) is float

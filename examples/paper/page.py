@@ -15,6 +15,9 @@ from examples.paper.runs import Record, Workplace, workplace
 DIGITS = {"accuracy": 1, "LI": 4, "DI": 4, "SI": 2}
 """Decimals of a table's numbers; of errors of 1 and more, which span decades, one."""
 
+PAPERS_DIGITS = {"accuracy": 1, "LI": 2, "DI": 1, "SI": 2}
+"""Decimals that the paper gives."""
+
 EXHIBITS = (
     "table1",
     "saliency_orbits",
@@ -46,13 +49,13 @@ def number(value: Record | Sequence[float | None], digits: int) -> str:
 
 def table1(found: Record) -> str:
     """Ours beside the paper's."""
-    names = [name for name in DIGITS for _ in range(2)]
-    header = ["group", "model", *(f"{name}{', paper' * (i % 2)}" for i, name in enumerate(names))]
+    names = ["accuracy %", *(name for name in DIGITS if name != "accuracy")]
+    header = ["group", "model", *(cell for name in names for cell in (name, f"{name}, paper"))]
     rows = []
     for group, methods in found["ours"].items():
         for method, ours in methods.items():
             paper = found["paper"][group][method]
-            pairs = [(number(ours[name], digits), number(paper[name], 2)) for name, digits in DIGITS.items()]
+            pairs = [(number(ours[name], DIGITS[name]), number(paper[name], PAPERS_DIGITS[name])) for name in DIGITS]
             rows.append([group, method, *(cell for pair in pairs for cell in pair)])
     return lines(header, rows)
 
