@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from examples.paper.beyond import SETTINGS
 from examples.paper.runs import Record, Workplace, workplace
 
 DIGITS = {"accuracy": 1, "LI": 4, "DI": 4, "SI": 2}
@@ -144,6 +145,14 @@ def constraint(found: Record) -> str:
     return lines([*header, "test accuracy %", "test SI"], rows)
 
 
+def beyond(found: Record) -> str:
+    """A table for each setting, and which are still to be made."""
+    parts = [f"{name}:\n\n{rows_of(table)}" for name, table in found.items()]
+    if missing := [name for name in SETTINGS if name not in found]:
+        parts.append(f"Not trained yet: {'; '.join(missing)}.")
+    return "\n\n".join(parts)
+
+
 def gradient_flow(found: Record) -> str:
     """How near the followed flow came to the closed form."""
     rows = [
@@ -178,7 +187,7 @@ def build(results: Path) -> str:
         "decay": decay(found["decay"]),
         "constraint": constraint(found["constraint"]),
         **{f"gap_{recipe}": rows_of(table) for recipe, table in found["gap"].items()},
-        "beyond": "\n\n".join(f"{name}:\n\n{rows_of(table)}" for name, table in found["beyond"].items()),
+        "beyond": beyond(found["beyond"]),
     }
     return text.format(**values)
 
