@@ -29,7 +29,7 @@ BAD = {
     "less accurate than the paper's augmentation": (gap, ["paper", "R4", "SYM", "accuracy", "mean"], 93.8),
     "less accurate than augmentation": (gap, ["better", "R4", "FREE", "accuracy", "mean"], 94.8),
     "far less accurate than weight-tying": (gap, ["better", "R4", "WT", "accuracy", "mean"], 95.8),
-    "an invariant augmented network": (beyond, ["a network", "R4", "DA", "SI", "mean"], 0.97),
+    "an invariant augmented network": (beyond, ["a network", "R4", "DA", "LI", "mean"], 0.001),
     "weights that decay": (decay, ["R4", "IR"], [5.0, 1.0]),
     "a model away from its target": (constraint, ["0.1", "validation error"], 0.106),
     "a training away from its target": (constraint, ["0.1", "late mean"], 0.08),
