@@ -40,8 +40,8 @@ class InvarianceConstraint(nn.Module):
         \lambda_t = \mu_{t+1} \exp(\text{damping} \cdot v_t)
 
     The multiplier is never negative. It stays between 1e-5 and 1e5, in units of the task's loss, where the error is at
-    the target, so that it finds back after the target was out of reach or did not matter.
-    Scale a task whose loss is decades away from 1.
+    the target, so that it finds back after the target was out of reach or did not matter. Scale a task whose loss is
+    decades away from 1.
 
     The error on the batches of the training is lower than on other data, as any loss. To bring the error on held-out
     data to the target, measure it there now and then, such as after each epoch, and say so by ``calibrate``. The error
@@ -50,10 +50,9 @@ class InvarianceConstraint(nn.Module):
 
     The multiplier moves in training mode only, and only where gradients are recorded. Each call is one step; so are the
     calls between which gradients are accumulated. An error that is not finite is returned as it is, as by any loss,
-    and leaves the multiplier alone; one more than ten times the average, or the target if that
-    is larger, counts as ten times. In distributed training
-    each rank sees other batches: the multiplier follows the mean of their errors and is the same on all ranks, each of
-    which must call it at each step; the default process group is used.
+    and leaves the multiplier alone; one more than ten times the average, or the target if that is larger, counts as ten
+    times. In distributed training each rank sees other batches: the multiplier follows the mean of their errors and is
+    the same on all ranks, each of which must call it at each step; the default process group is used.
 
     The state is kept in float32 whatever the module is converted to, and is saved in the ``state_dict``: a training
     goes on exactly where it was.

@@ -14,7 +14,7 @@ from typing import Any
 
 from examples.paper.gap import start
 from examples.paper.runs import Record, Workplace, workplace
-from examples.paper.table1 import Row, regularised, table
+from examples.paper.table1 import Row, table
 from examples.paper.training import Run
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -30,11 +30,13 @@ def rows(place: Workplace, settings: dict[str, Any]) -> dict[str, Row]:
     def plain(method: str) -> Callable[[str], Run]:
         return lambda group: Run(group, method, **settings)
 
-    def as_tuned(group: str) -> Run:
-        return replace(place.tuned([regularised(group)])[0], **settings)
-
+    tuned = place.regularised()
     seeds = place.seeds[:1]
-    found = {"WT": Row(plain("WT"), seeds), "DA": Row(plain("DA"), seeds), "IR": Row(as_tuned, seeds)}
+    found = {
+        "WT": Row(plain("WT"), seeds),
+        "DA": Row(plain("DA"), seeds),
+        "IR": Row(lambda group: replace(tuned[group], **settings), seeds),
+    }
     if "network" not in settings:
         found["SYM"] = Row(lambda group: Run(group, "SYM", **start(group, "paper"), **settings), seeds)
     return found

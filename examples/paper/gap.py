@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from examples.paper.runs import TARGET, Record, Workplace, workplace
-from examples.paper.table1 import PAPER, Row, regularised, table
+from examples.paper.table1 import PAPER, Row, table
 from examples.paper.training import GROUPS, RECIPES, Run
 
 GAIN = 5.0
@@ -43,15 +43,12 @@ def rows(place: Workplace, recipe: str) -> dict[str, Row]:
     def started(method: str, weight: float = 0.0) -> Callable[[str], Run]:
         return lambda group: Run(group, method, weight=weight, recipe=recipe, **start(group, recipe))
 
-    def as_tuned(group: str) -> Run:
-        return replace(place.tuned([regularised(group)])[0], recipe=recipe)
-
+    tuned = place.regularised()
     four = place.seeds
-    few = four if recipe == "paper" else four[:2]
     found = {
         "DA": Row(plain("DA"), four),
-        "WT": Row(plain("WT"), few),
-        "IR": Row(as_tuned, four if recipe == "paper" else four[:1]),
+        "WT": Row(plain("WT"), four if recipe == "paper" else four[:2]),
+        "IR": Row(lambda group: replace(tuned[group], recipe=recipe), four if recipe == "paper" else four[:1]),
         "SYM": Row(started("SYM"), four),
         "FREE": Row(started("FREE", WEIGHT), four if recipe == "paper" else four[:1]),
     }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from examples.paper.runs import Workplace, workplace
-from examples.paper.training import FIRST_WEIGHTS, GROUPS, LOSSES, Run
+from examples.paper.training import GROUPS, LOSSES, Run, untuned
 from invreg import jacobian_spectral_norm
 from invreg.functional import Model
 
@@ -101,11 +101,7 @@ def label(name: str, one: dict[str, Any]) -> str:
 
 def main(place: Workplace) -> None:
     """Trains what is missing, and writes the figure."""
-    first = {
-        (group, loss): Run(group, "IR", weight=FIRST_WEIGHTS[group, loss], loss=loss)
-        for group in GROUPS
-        for loss in LOSSES
-    }
+    first = {(group, loss): untuned(group, loss) for group in GROUPS for loss in LOSSES}
     tuned = dict(zip(first, place.tuned(list(first.values())), strict=True))
     runs = {group: {"DA": Run(group, "DA"), **{loss: tuned[group, loss] for loss in LOSSES}} for group in GROUPS}
     records = place.records([run for by_loss in runs.values() for run in by_loss.values()])

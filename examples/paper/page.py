@@ -75,16 +75,13 @@ def rows_of(found: Record) -> str:
     return lines(header, rows)
 
 
-def weights(found: Record) -> str:
+def weights(tunings: Record) -> str:
     """How the weights of regularisers were found."""
-    header = ["group", "loss", "weight", "trials: weight (SI on validation images of seed 0)"]
     rows = []
-    for group, by_row in found.items():
-        for numbers in by_row.values():
-            if "trials" in numbers:
-                trials = ", ".join(f"{weight:.4g} ({reached:.3f})" for weight, reached in numbers["trials"])
-                rows.append([group, numbers["run"]["loss"], f"{numbers['run']['weight']:.4g}", trials])
-    return lines(header, rows)
+    for group, tuning in tunings.items():
+        trials = ", ".join(f"{weight:.4g} ({reached:.3f})" for weight, reached in tuning["trials"])
+        rows.append([group, f"{tuning['weight']:.4g}", trials])
+    return lines(["group", "weight", "trials: weight (SI on validation images of seed 0)"], rows)
 
 
 def embedding(found: Record) -> str:
@@ -178,8 +175,10 @@ def build(results: Path) -> str:
     values: dict[str, Any] = {
         "gain": freed["gain"],
         "weight": freed["weight"],
+        "seeds": len(found["table1"]["ours"]["R4"]["DA"]["seeds"]),
+        "looked_at": f"{found['jacobian']['R4']['images']:,}",
         "table1": table1(found["table1"]),
-        "weights": weights(found["table1"]["ours"]),
+        "weights": weights(found["table1"]["tunings"]),
         "embedding": embedding(found["embedding"]),
         "drift": drift(found["drift"]),
         "jacobian": jacobian(found["jacobian"]),

@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from examples.datasets import Labelled, Splits
-from examples.paper.training import GROUPS, Run, load, train
+from examples.paper.training import GROUPS, Run, load, train, untuned
 from invreg import Tuning, jacobian_spectral_norm, measure_invariance, tune_weight
 
 Record = dict[str, Any]
@@ -74,14 +74,18 @@ class Workplace:
     def tuned(self, runs: Sequence[Run]) -> list[Run]:
         """The runs with weights so that the saliency similarity on validation images reaches the paper's 0.95.
 
-        Where no weight up to eight times the first one is enough, with that which comes nearest.
-        A weight is searched for on seed 0, beginning with the one that the run has, and then the same for all seeds. A
-        run without a regulariser stays as it is.
+        A weight is searched for on seed 0, beginning with the one that the run has, and then the same for all seeds;
+        where none up to eight times as large is enough, it is the one that comes nearest. A run without a regulariser
+        stays as it is.
         """
         missing = [replace(run, seed=0) for run in runs if run.regularised and not self._tuning(self.of(run)).exists()]
         self.records([_unregularised(run) for run in missing])
         self._each(_tune, [self.of(run) for run in dict.fromkeys(missing)], "tunings")
         return [replace(run, weight=self.tuning(run)["weight"]) if run.regularised else run for run in runs]
+
+    def regularised(self) -> dict[str, Run]:
+        """The paper's regularised runs, tuned, by group."""
+        return dict(zip(GROUPS, self.tuned([untuned(group) for group in GROUPS]), strict=True))
 
     def tuning(self, run: Run) -> Record:
         """What the search for a run's weight found: the weight, its similarity, and all trials."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from examples.paper.runs import Workplace, workplace
-from examples.paper.training import FIRST_WEIGHTS, GROUPS, Run
+from examples.paper.training import GROUPS, Run
 from invreg import FiniteGroup, SaliencyMap, saliency_similarity
 from invreg.functional import Model
 
@@ -30,10 +30,9 @@ ELEMENTS = {
 
 def compared(place: Workplace) -> dict[str, dict[str, Run]]:
     """The runs that the figures compare, trained and audited: by group and method, with seed 0."""
-    tuned = place.tuned([Run(group, "IR", weight=FIRST_WEIGHTS[group, "L2"]) for group in GROUPS])
     runs = {
         group: {"DA": Run(group, "DA"), "IR": regularised, "WT": Run(group, "WT")}
-        for group, regularised in zip(GROUPS, tuned, strict=True)
+        for group, regularised in place.regularised().items()
     }
     place.records([run for by_method in runs.values() for run in by_method.values()])
     return runs

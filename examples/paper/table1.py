@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from examples.paper.runs import Record, Workplace, workplace
-from examples.paper.training import FIRST_WEIGHTS, GROUPS, Run
+from examples.paper.training import GROUPS, Run
 
 NUMBERS = ("accuracy", "LI", "DI", "SI")
 
@@ -48,52 +48,43 @@ def summary(records: Sequence[Record]) -> Record:
 
 
 class Row(NamedTuple):
-    """A row of a table: the run for a group, which seeds it is repeated with, and whether its weight is tuned."""
+    """A row of a table: the run for a group, and which seeds it is repeated with."""
 
     run_of: Callable[[str], Run]
     seeds: Sequence[int]
-    tuned: bool = False
 
 
 def table(place: Workplace, rows: Mapping[str, Row]) -> Record:
-    """Tunes, trains and audits.
+    """Trains and audits.
 
     Args:
         place: Where.
         rows: By name.
 
     Returns:
-        By group and row: the numbers of ``summary``, the settings of the run, and how its weight was found.
+        By group and row: the numbers of ``summary``, and the settings of the run.
     """
     wanted = {(group, name): row.run_of(group) for group in GROUPS for name, row in rows.items()}
-    tuned = {key: run for key, run in wanted.items() if rows[key[1]].tuned}
-    wanted |= dict(zip(tuned, place.tuned(list(tuned.values())), strict=True))
     records = place.records([replace(run, seed=seed) for key, run in wanted.items() for seed in rows[key[1]].seeds])
     found: Record = {group: {} for group in GROUPS}
     for (group, name), run in wanted.items():
         seeds = rows[name].seeds
         found[group][name] = {"run": asdict(run), "seeds": list(seeds)}
         found[group][name] |= summary([records[replace(run, seed=seed)] for seed in seeds])
-        if rows[name].tuned:
-            found[group][name]["trials"] = place.tuning(run)["trials"]
     return found
-
-
-def regularised(group: str, **settings: Any) -> Run:
-    """A run of IR, with the weight from which to tune."""
-    run = Run(group, "IR", **settings)
-    return replace(run, weight=FIRST_WEIGHTS[group, run.loss])
 
 
 def main(place: Workplace) -> None:
     """Writes the table."""
+    tuned = place.regularised()
     rows = {
         "WT": Row(lambda group: Run(group, "WT"), place.seeds),
         "DA": Row(lambda group: Run(group, "DA"), place.seeds),
-        "IR": Row(regularised, place.seeds, tuned=True),
+        "IR": Row(tuned.__getitem__, place.seeds),
     }
     ours = table(place, rows)
-    place.save("table1", {"ours": ours, "paper": PAPER})
+    tunings = {group: place.tuning(run) for group, run in tuned.items()}
+    place.save("table1", {"ours": ours, "tunings": tunings, "paper": PAPER})
     if not place.quick:
         check(ours)
 

@@ -14,7 +14,6 @@ Where Moskalev et al. (2023) are silent, these choices were made:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -133,6 +132,11 @@ class Run:
         return "_".join(map(str, (*parts, self.recipe, self.epochs, self.seed))).replace(" ", "-")
 
 
+def untuned(group: str, loss: str = "L2") -> Run:
+    """A regularised run, with the weight from which to tune."""
+    return Run(group, "IR", weight=FIRST_WEIGHTS[group, loss], loss=loss)
+
+
 class Trained(NamedTuple):
     """A model as it was at its best epoch, in evaluation mode, and how training went."""
 
@@ -200,14 +204,13 @@ def load(data: str, folder: Path | None) -> Splits:
     return transforming_digits() if data == "digits" else transforming(data, folder=folder)
 
 
-def train(run: Run, data: Splits, checkpoint: Path, tick: Callable[[], None] = lambda: None) -> Trained:
+def train(run: Run, data: Splits, checkpoint: Path) -> Trained:
     """Trains a model; goes on where an earlier call was stopped.
 
     Args:
         run: What to train.
         data: Images ``(N, 1, H, W)`` and labels ``(N,)``.
         checkpoint: Where to write the state every ``SAVE_EVERY`` epochs and at the end.
-        tick: Called after each epoch.
 
     Returns:
         The model that classified most validation images right, and by epoch the validation accuracy and the spectral
@@ -222,7 +225,6 @@ def train(run: Run, data: Splits, checkpoint: Path, tick: Callable[[], None] = l
             part = checkpoint.with_suffix(".part")
             torch.save(state.saved(), part)
             part.replace(checkpoint)
-        tick()
     return Trained(state.finished(), state.history)
 
 

@@ -1,5 +1,6 @@
 """Does a training go on where it was stopped, as if it had not been, and is its result what its name says?"""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -30,18 +31,35 @@ class StoppedError(Exception):
     """As if the power had gone."""
 
 
+@pytest.fixture
+def epochs_until_stop(monkeypatch):
+    """Set ``left`` to how many epochs may be trained from now on; ``trained`` counts them."""
+
+    class Epochs:
+        left, trained = math.inf, 0
+
+    train_epoch = training._State.train_epoch
+
+    def counted(state, epoch):
+        if Epochs.left == 0:
+            raise StoppedError
+        Epochs.left, Epochs.trained = Epochs.left - 1, Epochs.trained + 1
+        train_epoch(state, epoch)
+
+    monkeypatch.setattr(training._State, "train_epoch", counted)
+    return Epochs
+
+
 @each_run
-def test_goes_on_where_it_was_stopped(run, data, tmp_path, monkeypatch):
+def test_goes_on_where_it_was_stopped(run, data, tmp_path, monkeypatch, epochs_until_stop):
     monkeypatch.setattr(training, "SAVE_EVERY", 1)
     whole = train(run, data, tmp_path / "whole.pt")
     for _ in range(run.epochs - 1):  # stopped after each epoch
-
-        def stop():
-            raise StoppedError
-
+        epochs_until_stop.left = 1
         with pytest.raises(StoppedError):
-            train(run, data, tmp_path / "parts.pt", tick=stop)
+            train(run, data, tmp_path / "parts.pt")
         torch.manual_seed(123)  # another process
+    epochs_until_stop.left = 1
     parts = train(run, data, tmp_path / "parts.pt")
     assert parts.history == whole.history
     for name, value in whole.model.state_dict().items():
@@ -49,15 +67,10 @@ def test_goes_on_where_it_was_stopped(run, data, tmp_path, monkeypatch):
 
 
 @each_run
-def test_a_finished_training_is_only_read(run, data, tmp_path):
-    def tick():
-        ticks.append(1)
-
-    ticks = []
-    train(run, data, tmp_path / "run.pt", tick=tick)
-    assert len(ticks) == run.epochs
-    train(run, data, tmp_path / "run.pt", tick=tick)
-    assert len(ticks) == run.epochs
+def test_a_finished_training_is_only_read(run, data, tmp_path, epochs_until_stop):
+    for _ in range(2):
+        train(run, data, tmp_path / "run.pt")
+        assert epochs_until_stop.trained == run.epochs
 
 
 def invariance(run, data, path):
