@@ -74,7 +74,8 @@ class InvarianceConstraint(nn.Module):
 
     Raises:
         TypeError: ``loss`` is no ``InvarianceLoss``, or a setting no number.
-        ValueError: A number is not finite, ``target`` or ``rate`` are not above 0, or ``damping`` is below 0.
+        ValueError: A number is not finite, ``target`` or ``rate`` are not above 0, ``damping`` is below 0, or ``loss``
+            is not measured at each step.
 
     Source: Dual ascent: Boyd et al. (2011), "Distributed optimization and statistical learning via the alternating
         direction method of multipliers", section 2.1. Its damping by a proportional term: Stooke et al. (2020),
@@ -105,6 +106,11 @@ class InvarianceConstraint(nn.Module):
         super().__init__()
         if not isinstance(loss, InvarianceLoss):
             raise TypeError(f"loss must be an InvarianceLoss, e.g. L2InvarianceLoss(group): got {loss!r}.")
+        if loss.every > 1:
+            raise ValueError(
+                f"loss must be measured at each step, which the multiplier follows: got every={loss.every}. Use "
+                "every=1; what makes each step cheaper is fraction."
+            )
         for name, value in {"target": target, "rate": rate, "damping": damping}.items():
             if not isinstance(value, Real):
                 raise TypeError(f"{name} must be a number: got {value!r}.")

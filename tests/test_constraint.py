@@ -378,6 +378,18 @@ def test_compiles_into_one_graph_once_for_all_steps():
     assert len(compilations) == 1
 
 
+def test_a_loss_over_a_part_of_the_batch_is_followed():
+    model, x = mlp(), images()
+    constraint = quick(L2InvarianceLoss(CyclicRotation(4), fraction=0.5, rng=torch.Generator().manual_seed(1)), 0.1)
+    errors = L2InvarianceLoss(CyclicRotation(4), fraction=0.5, rng=torch.Generator().manual_seed(1))
+    alone = quick(SIGN, 0.1)
+    for _ in range(3):
+        constraint(model, x)
+        feed(alone, errors(model, x).item())
+    assert_linear(constraint.multiplier, alone.multiplier)
+    assert constraint.multiplier != quick(SIGN, 0.1).multiplier
+
+
 def test_compiles_with_its_backward():
     model, x = mlp(), images()
     eager, compiled = quick(ROTATION, 0.1), quick(ROTATION, 0.1)
@@ -420,6 +432,12 @@ def test_shows_its_settings():
 BAD_SETTINGS = {
     "group": ((CyclicRotation(4), 0.1), {}, TypeError, r"loss must be an InvarianceLoss.*got CyclicRotation"),
     "class": ((L2InvarianceLoss, 0.1), {}, TypeError, "loss must be an InvarianceLoss"),
+    "loss of some steps": (
+        (L2InvarianceLoss(SignFlip(), every=2), 0.1),
+        {},
+        ValueError,
+        "each step.*got every=2.*fraction",
+    ),
     "target of 0": ((SIGN, 0.0), {}, ValueError, r"target.*above 0: got 0\.0"),
     "negative target": ((SIGN, -0.1), {}, ValueError, r"target.*above 0: got -0\.1"),
     "target of NaN": ((SIGN, math.nan), {}, ValueError, "target.*finite.*got nan"),

@@ -12,7 +12,7 @@ from torch import Tensor
 from invreg.groups.contract import Group
 from invreg.groups.interpolation import Mode, check_images, check_mode, read_affine, read_shifted
 from invreg.groups.planar import reading_matrix
-from invreg.groups.transformations import device_of
+from invreg.groups.transformations import uniform
 
 
 class _ContinuousGroup(Group):
@@ -92,7 +92,7 @@ class PlanarRotation(_ContinuousGroup):
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws angles uniformly between -π and π; see ``Group.sample``."""
-        return (2 * _uniform(n, 1, rng) - 1) * pi
+        return (2 * uniform(n, 1, rng) - 1) * pi
 
     def _name(self, g: Tensor) -> str:
         angle = round(degrees(float(g)), 1)
@@ -154,7 +154,7 @@ class Translation(_ContinuousGroup):
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws shifts uniformly up to ``max_shift`` along each axis; see ``Group.sample``."""
-        return (2 * _uniform(n, 2, rng) - 1) * self.max_shift
+        return (2 * uniform(n, 2, rng) - 1) * self.max_shift
 
     def _name(self, g: Tensor) -> str:
         down, right = (g.round(decimals=2) + 0.0).tolist()
@@ -217,7 +217,7 @@ class Scaling(_ContinuousGroup):
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws factors between ``1 / max_factor`` and ``max_factor``; see ``Group.sample``."""
-        return ((2 * _uniform(n, 1, rng) - 1) * log(self.max_factor)).exp()
+        return ((2 * uniform(n, 1, rng) - 1) * log(self.max_factor)).exp()
 
     def _name(self, g: Tensor) -> str:
         return f"×{float(g):.3g}"  # noqa: RUF001  # the sign of a product is meant
@@ -230,10 +230,6 @@ class Scaling(_ContinuousGroup):
             raise ValueError(
                 f"Elements of {self!r} are finite factors above 0, since 0 cannot be undone: got one that is not."
             )
-
-
-def _uniform(n: int, numbers: int, rng: torch.Generator | None) -> Tensor:
-    return torch.rand(n, numbers, dtype=torch.float64, generator=rng, device=device_of(rng))
 
 
 def _disc(x: Tensor) -> Tensor:

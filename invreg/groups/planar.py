@@ -42,18 +42,27 @@ class _ImageSymmetry(FiniteGroup):
         if not rest and (quarters, bool(mirrored)) in _FLIPPED_DIMS:
             return x.flip(_FLIPPED_DIMS[quarters, bool(mirrored)])
         if not rest and x.shape[-2] == x.shape[-1]:
+            if torch.compiler.is_compiling():  # a compiler writes a faster loop for positions that it knows
+                return _turned(x, quarters, mirrored)
             return gather(x, _quarter_turned(x, quarters, mirrored)[None], start, stop)
         return self._interpolate(torch.tensor(index), x)
 
     def transform_each(self, g: Tensor, x: Tensor) -> Tensor:
         """Applies one element to each sample, by one gather or one interpolation."""
         start, stop = self._span(x)
-        return gather(x, self._sources(x)[g], start, stop) if self.exact else self._interpolate(g, x)
+        if not self.exact:
+            return self._interpolate(g, x)
+        if not (torch.compiler.is_compiling() and x.device.type == "cpu"):
+            return gather(x, self._sources(x)[g], start, stop)
+        g, images = g.view(-1, *[1] * (x.ndim - 1)), x
+        for index in range(1, self.order):
+            images = torch.where(g == index, self.transform(index, x), images)
+        return images
 
     def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:
         """The batch under every element, by one gather if it only moves pixels; see ``FiniteGroup.orbit``."""
         start, stop = self._span(x)
-        if not self.exact:
+        if not self.exact or torch.compiler.is_compiling():
             return super().orbit(x, identity=identity)
         sources = self._sources(x)[0 if identity else 1 :]
         return gather(x.expand(len(sources), *x.shape), sources, start + 1, stop + 1)
@@ -212,4 +221,9 @@ def reading_matrix(angle: Tensor, mirrored: Tensor | None = None) -> Tensor:
 def _quarter_turned(x: Tensor, quarters: int, mirrored: int) -> Tensor:
     """The positions of the pixels of ``x``, mirrored left and right, if so, then turned; shape ``(H * W,)``."""
     positions = torch.arange(x.shape[-2:].numel(), device=x.device).view(x.shape[-2:])
-    return torch.rot90(positions.flip(-1) if mirrored else positions, quarters, _PLANE).flatten()
+    return _turned(positions, quarters, mirrored).flatten()
+
+
+def _turned(x: Tensor, quarters: int, mirrored: int) -> Tensor:
+    """Mirrored left and right, if so, then turned counter-clockwise."""
+    return torch.rot90(x.flip(-1) if mirrored else x, quarters, _PLANE)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invreg.groups.contract import Group
-from invreg.groups.transformations import device_of
+from invreg.groups.transformations import uniform
 
 _ORTHOGONAL = 1e-6
 """How far the product of an element and its transpose may be from the identity."""
@@ -56,7 +56,7 @@ class SpatialRotation(Group):
 
         Source: Shoemake, "Uniform random rotations", Graphics Gems III (1992).
         """
-        share, first, second = torch.rand(n, 3, dtype=torch.float64, generator=rng, device=device_of(rng)).unbind(1)
+        share, first, second = uniform(n, 3, rng).unbind(1)
         w, x = (1 - share).sqrt() * (2 * pi * first).sin(), (1 - share).sqrt() * (2 * pi * first).cos()
         y, z = share.sqrt() * (2 * pi * second).sin(), share.sqrt() * (2 * pi * second).cos()
         rows = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invreg.groups.contract import Group
 from invreg.groups.positions import gather, in_cycles, span
-from invreg.groups.transformations import device_of, draw_non_identity, in_words
+from invreg.groups.transformations import draw_non_identity, in_words, uniform
 
 _MOST_LISTED = 50_000
 """``elements`` lists up to 8! permutations."""
@@ -101,7 +101,7 @@ class SymmetricGroup(Group):
 
     def sample(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws permutations uniformly; see ``Group.sample``."""
-        return torch.rand(n, self.n, dtype=torch.float64, generator=rng, device=device_of(rng)).argsort(-1)
+        return uniform(n, self.n, rng).argsort(-1)
 
     def sample_non_identity(self, n: int, k: int, rng: torch.Generator | None = None) -> Tensor:
         """Draws ``k`` different non-identity permutations for each of ``n`` samples; see ``Transformations``."""

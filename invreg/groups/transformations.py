@@ -318,7 +318,7 @@ def _form(x: object) -> str:
 
 def draw_non_identity(order: int, n: int, k: int, rng: torch.Generator | None) -> Tensor:
     """Draws ``k`` different indices from 1 to ``order - 1`` for each of ``n`` samples, shape ``(k, n)``."""
-    keys = torch.rand(n, order - 1, generator=rng, device=device_of(rng))
+    keys = uniform(n, order - 1, rng, dtype=torch.float32)
     return keys.topk(k, dim=1).indices.T + 1
 
 
@@ -332,6 +332,11 @@ def in_words(order: float) -> str:
     if order == inf:
         return "infinitely many"
     return str(order) if order < 10**20 else f"more than 10^{floor(log10(order))}"
+
+
+def uniform(n: int, numbers: int, rng: torch.Generator | None, *, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Draws from 0 to 1, shape ``(n, numbers)``; also compiled for any ``n``, as ``torch.rand`` is not."""
+    return torch.empty(n, numbers, dtype=dtype, device=device_of(rng)).uniform_(generator=rng)
 
 
 def device_of(rng: torch.Generator | None) -> torch.device | None:
