@@ -39,7 +39,9 @@ from invreg.groups import (
     Trivial,
 )
 from invreg.losses import InvarianceLoss, KLInvarianceLoss, L2InvarianceLoss, NormalizedL2InvarianceLoss
+from invreg.orbit_loss import OrbitLoss, orbit_loss
 from invreg.pooling import GroupPooling
+from invreg.regularize import Regularization, regularize
 from invreg.saliency import SaliencyMap, saliency_similarity
 from invreg.sensitivity import jacobian_spectral_norm, spectral_norms
 from invreg.symmetrize import Symmetrization, symmetrize
@@ -72,8 +74,10 @@ __all__ = [
     "LayersReport",
     "NormalizedL2InvarianceLoss",
     "OnKeys",
+    "OrbitLoss",
     "PlanarRotation",
     "PositionGroup",
+    "Regularization",
     "Restricted",
     "SaliencyMap",
     "Scaling",
@@ -93,6 +97,8 @@ __all__ = [
     "measure_drift",
     "measure_invariance",
     "measure_layers",
+    "orbit_loss",
+    "regularize",
     "saliency_similarity",
     "spectral_norms",
     "symmetrize",
