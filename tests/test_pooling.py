@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from invreg import (
     CyclicPermutation,
@@ -242,3 +242,66 @@ def test_these_tests_notice_a_pooling_that_forgets_elements(monkeypatch):
     layer = nn.Sequential(nn.Flatten(), nn.Linear(128, 6))
     x = torch.randn(4, 2, 8, 8)
     assert movement(GroupPooling(layer, CyclicRotation(4)), CyclicRotation(4), x) > 100 * INVARIANT
+
+
+# The largest of an orbit
+
+
+def orbits(dtype: torch.dtype = torch.float64) -> Tensor:
+    """Outputs over an orbit of four, of which some are equally large."""
+    return torch.randint(3, (4, 5, 6)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_where_several_are_largest_each_has_an_equal_share_of_the_gradient(dtype):
+    """So that the gradient moves with the input, as a saliency map has to."""
+    orbit, gradient = orbits(dtype).requires_grad_(), torch.randn(5, 6).to(dtype)
+    pooled = GroupPooling(nn.Identity(), CyclicPermutation(4, dim=1))
+    outputs = pooling.reduced(orbit, pooled.reduction)
+    (found,) = torch.autograd.grad(outputs, orbit, gradient)
+    expected, shared = torch.zeros(4, 5, 6, dtype=torch.float64), 0
+    for n in range(5):
+        for i in range(6):
+            values = orbit[:, n, i].tolist()
+            largest = [g for g, value in enumerate(values) if value == max(values)]
+            shared += len(largest) > 1
+            assert float(outputs[n, i].detach()) == max(values)
+            for g in largest:
+                expected[g, n, i] = float(gradient[n, i]) / len(largest)
+    assert shared > 10
+    assert found.dtype == dtype
+    assert_linear(found, expected.to(dtype))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # which torch itself calls
+def test_derivatives_of_the_largest_are_those_of_finite_differences():
+    orbit = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+
+    def squared(orbit: Tensor) -> Tensor:
+        return pooling.reduced(orbit, "max").square()
+
+    assert torch.autograd.gradcheck(squared, (orbit,), check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(squared, (orbit,))
+
+
+def test_the_largest_is_vectorised_and_compiled():
+    orbit = torch.stack([orbits(), orbits()])
+    found = vmap(grad(lambda orbit: pooling.reduced(orbit, "max").square().sum()))(orbit)
+    torch._dynamo.reset()
+    compiled = torch.compile(pooling.reduced, backend="aot_eager", fullgraph=True)
+    for each, gradient in zip(orbit, found, strict=True):
+        expected = each.clone().requires_grad_()
+        expected.amax(0).square().sum().backward()
+        assert_linear(gradient, expected.grad)
+        again = each.clone().requires_grad_()
+        compiled(again, "max").square().sum().backward()
+        assert_linear(again.grad, expected.grad)
+    torch._dynamo.reset()
+
+
+def test_what_is_no_number_stays_so_in_the_largest():
+    orbit = torch.tensor([[1.0, float("nan")], [2.0, 1.0]], requires_grad=True)
+    found = pooling.reduced(orbit, "max")
+    assert found.isnan().tolist() == [False, True]
+    found.sum().backward()
+    assert orbit.grad.isnan().tolist() == [[False, True], [False, True]]

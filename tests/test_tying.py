@@ -386,13 +386,16 @@ class Watching(FlatteningMLP):
         return super().forward(x)
 
 
-def test_what_the_first_forward_tries_out_is_in_eval_mode_and_without_gradients():
+def test_what_the_first_forward_tries_out_is_without_gradients_and_in_training_mode_only_up_to_the_layer():
     model = Watching()
+    heads: list[bool] = []
+    model.head.register_forward_hook(lambda *_: heads.append(model.training))
     tie_first_layer(model, CyclicRotation(4))
     model(images())
     *tried, own = model.seen
     assert own == (True, True)
-    assert set(tried) == {(False, False)}
+    assert set(tried) == {(False, False), (True, False)}
+    assert heads.count(True) == 1
     model(images())
     assert model.seen[len(tried) + 1 :] == [(True, True)]
 
