@@ -70,7 +70,7 @@ class DataArgument:
 
     Args:
         model: Whose forward.
-        name: The argument's name. None stands for the first tensor, or the first batch of several tensors.
+        name: The argument's name. None stands for the first floating-point tensor, or batch of several tensors.
         several: Whether the data is a mapping, tuple or list of tensors.
 
     Raises:
@@ -82,7 +82,7 @@ class DataArgument:
         if not (name is None or isinstance(name, str)):
             raise TypeError(f"inputs must be the name of an argument of the model's forward: got {name!r}.")
         self._name = name
-        self._types: tuple[type, ...] = (Mapping, tuple, list) if several else (Tensor,)
+        self._several = several
         parameters = inspect.signature(model.forward).parameters.values()
         names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
         self._position = names.index(name) if name in names else None
@@ -100,13 +100,15 @@ class DataArgument:
         if self._name is None:
             found: list[tuple[Key, Any]] = [*enumerate(args), *kwargs.items()]
             for key, value in found:
-                if isinstance(value, self._types):
+                if isinstance(value, (Mapping, tuple, list)) if self._several else _is_floating(value):
                     return key
-            kinds = " or ".join(kind.__name__ for kind in self._types)
-            came = [type(value).__name__ for value in (*args, *kwargs.values())]
+            kind = "a mapping, tuple or list of tensors" if self._several else "a floating-point tensor"
+            came = {
+                key: str(value.dtype) if isinstance(value, Tensor) else type(value).__name__ for key, value in found
+            }
             raise TypeError(
-                f"The model's arguments must hold the data, as a {kinds}: got {came}. Name it with inputs=, or call "
-                "the model with it."
+                f"The model's arguments must hold the data, as {kind}: got {came}. Name it with inputs=, or call the "
+                "model with it."
             )
         if self._name in kwargs:
             return self._name
@@ -116,6 +118,10 @@ class DataArgument:
                 f"{len(args)} by position and {list(kwargs)}."
             )
         return self._position
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def logits_of(returned: Any) -> Tensor:

@@ -63,7 +63,7 @@ def regularize(
             or an ``InvarianceConstraint`` of this ``loss``, which finds the factor by itself.
         loss_scale: The factor that the loop puts on its own loss: a number or a callable without arguments.
         inputs: The name of the argument of the model's ``forward`` that the group acts on. None takes the first
-            tensor, or for ``OnKeys`` the first mapping, tuple or list of tensors.
+            floating-point tensor, or for ``OnKeys`` the first mapping, tuple or list of tensors.
         outputs: Takes what the model returns to the logits that are compared, such as ``lambda out: out[0]``. None
             takes a tensor as it is, and the ``logits`` of anything that has them.
 

@@ -11,6 +11,7 @@ import pytest
 
 import invreg
 from invreg import functional, testing
+from invreg.metric import InvarianceError
 
 PACKAGE = Path(invreg.__file__).parent
 
@@ -30,6 +31,7 @@ def public_objects() -> dict[str, Any]:
     """The classes and functions that users import, by name."""
     found = {name: getattr(invreg, name) for name in invreg.__all__}
     found |= {f"functional.{name}": getattr(functional, name) for name in functional.__all__}
+    found["metric.InvarianceError"] = InvarianceError
     found |= {f"testing.{name}": getattr(testing, name) for name in testing.__all__}
     return {name: value for name, value in found.items() if inspect.isclass(value) or inspect.isfunction(value)}
 

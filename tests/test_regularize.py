@@ -437,6 +437,21 @@ def test_mask_that_is_taken_for_the_data_is_told():
         model(mask=torch.ones(5).double(), pixels=x)
 
 
+def test_labels_before_the_data_are_not_taken_for_it():
+    class Labelled(Task):
+        def forward(self, labels, pixels):
+            return super().forward(pixels=pixels.double(), labels=labels)
+
+    model, (x, y) = Labelled(), batch()
+    expected = gradients(model, by_hand(model.net, x, y))
+    regularize(model, L2InvarianceLoss(TURNS), WEIGHT)
+    assert_same(gradients(model, model(labels=y, pixels=x).loss), expected)
+    with pytest.raises(
+        TypeError, match=r"as a floating-point tensor: got \{'labels': 'torch.int64', 'pixels': 'torch.uint8'\}"
+    ):
+        model(labels=y, pixels=x.byte())
+
+
 def test_first_tensor_is_the_data_unless_it_is_named():
     class Second(nn.Module):
         def __init__(self):
@@ -685,7 +700,7 @@ def test_model_without_tensors_among_its_arguments_is_told():
 
     model, (x, _) = Lists(), batch()
     regularize(model, L2InvarianceLoss(TURNS), WEIGHT)
-    with pytest.raises(TypeError, match=r"hold the data, as a Tensor: got \['list'\]"):
+    with pytest.raises(TypeError, match=r"hold the data, as a floating-point tensor: got \{0: 'list'\}"):
         model(list(x))
 
 
