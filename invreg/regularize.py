@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from invreg.asked import Asked
 from invreg.calls import Call, DataArgument, logits_of, map_nested
 from invreg.constraint import InvarianceConstraint
 from invreg.functional import checked_outputs
@@ -139,6 +140,8 @@ class Regularization:
         self._data = DataArgument(model, inputs, several=isinstance(loss.group, OnKeys))
         self._logits = logits_of if outputs is None else outputs
         self._forwards = 0
+        self._weight = Asked(self._next_weight)
+        self._scale = Asked(loss_scale) if callable(loss_scale) else loss_scale
         self._entered: dict[int, _Arguments] = {}
         """What the forward of each thread was called with, before other hooks of the model's changed that."""
         self._measuring: set[int] = set()
@@ -186,8 +189,11 @@ class Regularization:
             return None
         if not self._looked_for_scaler and not torch.compiler.is_compiling():
             penalty.register_hook(self._look_for_scaler)  # type: ignore[no-untyped-call]  # it has no types in torch
-        scale = self.loss_scale() if callable(self.loss_scale) else self.loss_scale
-        return _tied(returned, penalty if scale == 1.0 else scale * penalty)
+        if isinstance(self._scale, Asked):
+            penalty = self._scale(penalty) * penalty
+        elif self._scale != 1.0:
+            penalty = self._scale * penalty
+        return _tied(returned, penalty)
 
     def _penalty(self, call: Call, outputs: Tensor) -> Tensor:
         """What the loop would have to add to its loss."""
@@ -199,10 +205,14 @@ class Regularization:
             error: Tensor = self.loss(call, call.data, outputs)
         finally:
             self._measuring.remove(_thread())
-        if not callable(self.weight):
-            return self.weight * error
+        return (self._weight(error) if callable(self.weight) else self.weight) * error
+
+    def _next_weight(self) -> float:
+        """What the schedule says at this forward."""
+        assert callable(self.weight)
         self._forwards += 1
-        return self.weight(self._forwards - 1) * error
+        weight: float = self.weight(self._forwards - 1)
+        return weight
 
     def _is_due(self, model: nn.Module) -> bool:
         """Whether the forward that this thread is in is one of a training, and none that measures."""

@@ -25,6 +25,7 @@ FLOORS = {
     "functional": 2,
     "saliency": 2,
     "preserve": 2,
+    "asked": 2,
     "calls": 2,
     "audit": 3,
     "losses": 3,
