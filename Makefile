@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo paper paper-gap paper-beyond paper-quick test lint format bench wheel clean
+.PHONY: demo paper paper-gap paper-beyond paper-quick test lint format bench bench-alternatives wheel clean
 
 demo: $(VENV)/installed-examples
 	$(BIN)/python examples/quickstart.py
@@ -19,6 +19,7 @@ paper-gap: $(VENV)/installed-examples
 	$(BIN)/python -m examples.paper.constraint
 	$(BIN)/python -m examples.paper.decay
 	$(BIN)/python -m examples.paper.gap
+	$(BIN)/python -m examples.paper.cost
 	$(BIN)/python -m examples.paper.page
 
 # Other data, other networks.
@@ -45,6 +46,11 @@ format: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m tests.benchmarks
 
+# What one would use instead, in an environment of its own, since escnn and tmeasures need an older numpy.
+bench-alternatives: .venv-alternatives/installed
+	.venv-alternatives/bin/python -m tests.benchmarks.alternatives.networks
+	.venv-alternatives/bin/python -m tests.benchmarks.alternatives.measures
+
 # Builds the wheel and imports it from outside the checkout.
 wheel: $(VENV)/installed-dev
 	rm -rf dist
@@ -52,7 +58,13 @@ wheel: $(VENV)/installed-dev
 	.ci/smoke $(BIN)/python dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-alternatives build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv-alternatives/installed: export PIP_CONSTRAINT :=
+.venv-alternatives/installed: tests/benchmarks/alternatives/constraints.txt
+	test -d .venv-alternatives || $(PYTHON) -m venv .venv-alternatives
+	.venv-alternatives/bin/python -m pip install --quiet --no-deps --requirement $<
+	touch $@
 
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

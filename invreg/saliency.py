@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, exp
 from typing import Any, Literal
 
@@ -19,6 +20,18 @@ MapMethod = Callable[[Model, Tensor, "Tensor | None"], Tensor]
 
 Attribution = Callable[[Model, Tensor, "Tensor | None"], Tensor]
 """As ``MapMethod``, but returns signed attributions in the shape of the inputs."""
+
+_MEMORY = {"cpu": 2**24, "accelerator": 2**30}
+"""How many bytes the rows of one forward and backward of integrated gradients take, about."""
+
+_COPIES = 5
+"""How many copies of its inputs captum makes: scaled, joined, their gradients, those weighted, and summed."""
+
+_ROWS = 64
+"""How many rows a forward takes where the bytes cannot be counted."""
+
+_FEW = 16
+"""How many rows are not worth the two forwards that count the bytes."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,9 @@ class SaliencyMap:
         attribution: What to use in place of integrated gradients: an attribution class of captum, or a callable
             ``(model, inputs, target)`` that returns attributions in the shape of ``inputs``; the way to another
             baseline or quadrature.
-        internal_batch_size: Most rows that one forward of integrated gradients takes: memory against speed. Not used
-            with ``attribution``.
+        internal_batch_size: Most rows that one forward of integrated gradients takes. None: as many as keep 16 MiB for
+            the backward on a CPU, which its cache likes, or 1 GiB on an accelerator; two forwards, of two and of three
+            rows, find it out (but for 16 rows or fewer). Not used with ``attribution``.
 
     Raises:
         ValueError: A setting is outside its range.
@@ -68,7 +82,7 @@ class SaliencyMap:
     channel_dim: int | None = None
     sum_signed: bool = False
     attribution: Attribution | type[Any] | None = None
-    internal_batch_size: int = 256
+    internal_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         for name, holds, need in (
@@ -78,7 +92,7 @@ class SaliencyMap:
             ("kernel_size", self.kernel_size >= 1 and self.kernel_size % 2 == 1, "odd and positive"),
             ("sigma", self.sigma > 0, "positive"),
             ("channel_dim", self.channel_dim != 0, "another axis than the batch's"),
-            ("internal_batch_size", self.internal_batch_size >= 1, "1 or more"),
+            ("internal_batch_size", self.internal_batch_size is None or self.internal_batch_size >= 1, "1 or more"),
         ):
             if not holds:
                 raise ValueError(f"SaliencyMap: {name} must be {need}: got {getattr(self, name)!r}.")
@@ -220,20 +234,53 @@ def _target_logit(outputs: Tensor, target: Tensor | None) -> Tensor:
 
 
 def _integrated_gradients(
-    model: Model, inputs: Tensor, target: Tensor | None, steps: int, internal_batch_size: int
+    model: Model, inputs: Tensor, target: Tensor | None, steps: int, internal_batch_size: int | None
 ) -> Tensor:
     from captum.attr import IntegratedGradients
 
-    method = IntegratedGradients(model)
+    at_once = internal_batch_size or _rows_within_memory(model, inputs, steps)
     parts = []
     # captum warns where a batch is larger than its internal one, so that a larger one comes to it in parts.
-    for start in range(0, len(inputs), internal_batch_size):
-        rows = slice(start, start + internal_batch_size)
-        classes = None if target is None else target[rows]
-        parts.append(
-            method.attribute(inputs[rows], target=classes, n_steps=steps, internal_batch_size=internal_batch_size)
-        )
+    for start in range(0, len(inputs), at_once):
+        rows = slice(start, start + at_once)
+        method = IntegratedGradients(partial(_summed_logits, model, None if target is None else target[rows]))
+        parts.append(method.attribute(inputs[rows], n_steps=steps, internal_batch_size=at_once))
     return torch.cat(parts)
+
+
+def _summed_logits(model: Model, target: Tensor | None, rows: Tensor) -> Tensor:
+    """The sum over ``rows``, which hold the samples of ``target`` again for each step; one backward for all of them.
+
+    captum would take the rows apart to start a backward at each.
+    """
+    classes = None if target is None else target.repeat(len(rows) // len(target))
+    return _target_logit(model(rows), classes).sum()[None]
+
+
+def _rows_within_memory(model: Model, inputs: Tensor, steps: int) -> int:
+    """How many rows a forward and backward can take within the budget, by what a forward keeps for its backward."""
+    if len(inputs) * steps <= _FEW:
+        return _FEW
+    try:
+        few, many = (_bytes_kept(model, torch.cat([inputs[:1]] * rows)) for rows in (2, 3))
+    except RuntimeError:  # of the model, which raises it again, or of torch.func, under which nothing can be counted
+        return _ROWS
+    one = many - few + _COPIES * inputs[:1].nbytes  # the difference leaves out weights
+    return max(1, _MEMORY["cpu" if inputs.device.type == "cpu" else "accelerator"] // one)
+
+
+def _bytes_kept(model: Model, rows: Tensor) -> int:
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = model(rows.requires_grad_())  # alive until all is counted, so that no address comes twice
+    del outputs
+    return sum(kept.values())
 
 
 def _rows(maps: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+collect_ignore = ["benchmarks/alternatives"]
+"""They import what only an environment of their own has."""
+
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 

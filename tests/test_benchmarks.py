@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tests.benchmarks.__main__ import PARTS, main
+from tests.benchmarks.memory import peak_memory
+from tests.benchmarks.models import CLASSES, SIDE, TRAINED
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -18,4 +21,22 @@ def test_every_benchmark_prints_positive_ratios(part, capsys):
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["nothing"])
-    assert "there are actions, continuous, training, invariant, auditing, layers" in capsys.readouterr().err
+    assert f"there are {', '.join(PARTS)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_model_classifies_images(name):
+    """Does each model whose steps are timed take the images that the others do?"""
+    assert TRAINED[name]()(torch.ones(2, 1, SIDE, SIDE)).shape == (2, CLASSES)
+
+
+def test_peak_memory_counts_what_is_held_at_one_time():
+    """Are tensors that live together summed up, and those that were freed before left out?"""
+
+    def two_at_a_time():
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        return (second + 1).sum().item()
+
+    assert 8_000 <= peak_memory(two_at_a_time, "cpu") < 9_000

@@ -175,6 +175,57 @@ def test_internal_batch_size_changes_nothing_and_bounds_the_rows(internal_batch_
     assert max(rows) <= internal_batch_size
 
 
+def rows_taken(model: nn.Module, x: Tensor, saliency: SaliencyMap) -> list[int]:
+    rows = []
+    handle = model.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    saliency.attribute(model, x, torch.zeros(len(x), dtype=torch.int64))
+    handle.remove()
+    return rows
+
+
+@pytest.mark.parametrize(("side", "width"), [(12, 3), (16, 3), (16, 300)])
+def test_batches_are_filled_to_a_memory_budget(side, width):
+    """Does a forward take as many rows as fit, by a count of bytes on paper? Weights are not counted."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(side**2, width), nn.Tanh(), nn.Linear(width, 2)).double()
+    rows = rows_taken(model, torch.randn(50, 1, side, side, dtype=torch.float64), SaliencyMap(steps=60))
+    inputs, hidden = 8 * side**2, 8 * width
+    kept = inputs + hidden  # what the linear layers were given, of which tanh keeps the second
+    fitting = 2**24 // (kept + 5 * inputs)
+    assert rows[:2] == [2, 3]
+    assert sum(rows[2:]) == 50 * 60
+    assert fitting - 50 < max(rows[2:]) <= fitting
+
+
+def test_the_memory_budget_changes_no_attributions():
+    """Are they those of one batch?"""
+    model, x = cnn(), images(7)
+    target = torch.arange(7) % 3
+    one_batch = SaliencyMap(steps=9, internal_batch_size=63).attribute(model, x, target)
+    assert_close_to_largest(SaliencyMap(steps=9).attribute(model, x, target), one_batch, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@every_model
+def test_attributions_are_those_of_captums_defaults(make, dtype):
+    """One backward for all rows: does it give what captum's backward for each gives?"""
+    model, x = make().to(dtype), images(dtype=dtype)
+    expected = captum.attr.IntegratedGradients(model).attribute(x, target=CLASSES)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-6
+    assert_close_to_largest(SaliencyMap().attribute(model, x, CLASSES), expected, tolerance)
+
+
+def test_a_model_whose_memory_cannot_be_counted_has_attributions():
+    """torch.func refuses to run under the hooks that count: are the attributions of a linear model still exact?"""
+    x, weights = images(), torch.randn(32, 3, dtype=torch.float64)
+
+    def model(v: Tensor) -> Tensor:
+        return torch.func.grad(lambda u: (u.flatten(1) @ weights).square().sum())(v).flatten(1)[:, :3]
+
+    matrix = 2 * weights @ weights.T
+    expected = x * matrix[:, CLASSES].T.view(x.shape)
+    assert_close_to_largest(SaliencyMap(steps=8).attribute(model, x, CLASSES), expected, ROUNDED_WEIGHTS)
+
+
 def test_works_without_gradients_and_gives_none():
     model, x = mlp(), images()
     expected = SaliencyMap()(model, x, CLASSES)

@@ -48,5 +48,7 @@ def shapes(batch: Batch) -> Any:
 
 
 def stack(batches: list[Batch]) -> Batch:
-    """Stacks batches that are built alike along a new first axis."""
+    """Stacks batches that are built alike along a new first axis; one alone is not copied."""
+    if len(batches) == 1:
+        return map_tensors(lambda entry: entry[None], batches[0])
     return map_tensors(lambda *entries: torch.stack(entries), *batches)

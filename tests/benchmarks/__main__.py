@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tests.benchmarks import actions, auditing, continuous, invariant, layers, training
+from tests.benchmarks import actions, auditing, continuous, invariant, layers, scaling, training, tying
 
 PARTS = {
     "actions": actions.rows,
@@ -16,6 +16,8 @@ PARTS = {
     "invariant": invariant.rows,
     "auditing": auditing.rows,
     "layers": layers.rows,
+    "tying": tying.rows,
+    "scaling": scaling.rows,
 }
 
 

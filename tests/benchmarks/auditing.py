@@ -12,9 +12,10 @@ import torch
 from captum.attr import IntegratedGradients
 from torch import nn
 
-from invreg import CyclicRotation, InvarianceAudit, measure_invariance
+from invreg import CyclicRotation, InvarianceAudit, SaliencyMap, measure_invariance
 from invreg.audit.evaluate import Measured
 from invreg.audit.tally import OF_ELEMENT, OVER_SAMPLES, Tally
+from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.models import CLASSES, MODELS, SIDE
 from tests.benchmarks.timing import ratios
 
@@ -23,14 +24,18 @@ BATCH = 256
 
 
 def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
-    """The audit's time as a multiple of bare forwards and of captum alone; its peak memory at 1k and at 50k samples."""
+    """The audit beside bare forwards and captum; its peak memory at 1k and at 50k samples."""
     for name, make in MODELS.items():
         found = _errors(make().eval(), batches=1 if quick else 16, rounds=3 if quick else 9)
         yield f"audit of LI and DI, {name}: measure_invariance / bare forwards", found["audit"]
         yield f"audit of LI and DI, {name}: of which transforming the inputs", found["transforms"] - 1
         yield f"audit of LI and DI, {name}: with classes, quantiles, worst samples / without", found["audit / plain"]
         found = _saliency(make().eval(), n=8 if quick else 64, rounds=2 if quick else 15)
-        yield f"audit with SI, {name}: measure_invariance / captum's attributions alone", found["audit"]
+        yield f"audit with SI, {name}: measure_invariance / captum's attributions alone, {BATCH} rows", found["audit"]
+    for name in ("MLP", "CNN"):
+        time, memory = _defaults(MODELS[name]().eval(), n=8 if quick else 256, rounds=2 if quick else 5)
+        yield f"integrated gradients, {name}: captum's defaults / SaliencyMap, time", time
+        yield f"integrated gradients, {name}: captum's defaults / SaliencyMap, memory", memory
     few, many = (256, 512) if quick else (1_000, 50_000)
     yield f"peak memory of an audit: {many:,} samples / {few:,} samples", _peak_memory(many) / _peak_memory(few)
 
@@ -89,6 +94,17 @@ def _saliency(model: nn.Module, *, n: int, rounds: int) -> dict[str, float]:
             method.attribute(moved, target=y, n_steps=50, internal_batch_size=BATCH)
 
     return ratios({"captum": attributions, "audit": lambda: measure_invariance(model, [(x, y)], GROUP)}, rounds=rounds)
+
+
+def _defaults(model: nn.Module, *, n: int, rounds: int) -> tuple[float, float]:
+    """What captum's defaults, all steps of all samples in one batch, take of time and memory; as multiples."""
+    x, y = torch.randn(n, 1, SIDE, SIDE), torch.randint(CLASSES, (n,))
+    ways = {
+        "invreg": lambda: SaliencyMap().attribute(model, x, y),
+        "captum": lambda: IntegratedGradients(model).attribute(x, target=y),
+    }
+    memory = {name: peak_memory(way, "cpu") for name, way in ways.items()}
+    return ratios(ways, rounds=rounds)["captum"], memory["captum"] / memory["invreg"]
 
 
 def _peak_memory(samples: int) -> float:

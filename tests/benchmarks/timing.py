@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from statistics import median
 
+import torch
+
 
 def ratios(alternatives: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
     """Times alternatives in turn, round by round; each one's time as a multiple of the first one's, median over rounds.
@@ -26,4 +28,6 @@ def ratios(alternatives: Mapping[str, Callable[[], object]], *, rounds: int) -> 
 def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
