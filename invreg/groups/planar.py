@@ -48,15 +48,26 @@ class _ImageSymmetry(FiniteGroup):
         return self._interpolate(torch.tensor(index), x)
 
     def transform_each(self, g: Tensor, x: Tensor) -> Tensor:
-        """Applies one element to each sample, by one gather or one interpolation."""
+        """Applies one element to each sample.
+
+        By one interpolation or one gather; on a CPU, which is slow to gather single pixels, by one turn for the samples
+        of each element, unless there are more channels than rows of pixels.
+        """
         start, stop = self._span(x)
         if not self.exact:
             return self._interpolate(g, x)
-        if not (torch.compiler.is_compiling() and x.device.type == "cpu"):
+        if x.device.type != "cpu" or x.shape[1:-2].numel() > x.shape[-1]:
             return gather(x, self._sources(x)[g], start, stop)
-        g, images = g.view(-1, *[1] * (x.ndim - 1)), x
-        for index in range(1, self.order):
-            images = torch.where(g == index, self.transform(index, x), images)
+        if torch.compiler.is_compiling():
+            g, images = g.view(-1, *[1] * (x.ndim - 1)), x
+            for index in range(1, self.order):
+                images = torch.where(g == index, self.transform(index, x), images)
+            return images
+        images = x.new_empty(x.shape)
+        for index in range(self.order):
+            mirrored, turn = divmod(index, self.rotations)
+            samples = (g == index).nonzero()[:, 0]
+            images[samples] = _turned(x.index_select(0, samples), turn * 4 // self.rotations, mirrored)
         return images
 
     def orbit(self, x: Tensor, *, identity: bool = True) -> Tensor:

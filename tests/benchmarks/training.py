@@ -23,7 +23,10 @@ from tests.benchmarks.timing import ratios
 
 WEIGHT = 0.1
 GROUP = CyclicRotation(4)
-BATCH = {"cpu": 512, "cuda": 4096}
+BATCH = {"MLP": 512, "CNN": 128, "ViT": 128}
+LARGER = {"cpu": 1, "cuda": 8}
+"""How many times as large a batch is."""
+
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """What a training loop calls backward on, from a model, inputs and labels."""
 
@@ -126,7 +129,7 @@ def costs(name: str, device: str, *, quick: bool) -> dict[str, Cost]:
     """Measures every step of one model; each has a copy of it."""
     torch.compiler.reset()
     model = TRAINED[name]().to(device)
-    n = 8 if quick else BATCH[device]
+    n = 8 if quick else BATCH[name] * LARGER[device]
     x = torch.randn(n, 1, SIDE, SIDE, device=device)
     y = torch.randint(CLASSES, (n,), device=device)
     backend = "eager" if quick else "inductor"
