@@ -9,6 +9,7 @@ from __future__ import annotations
 from examples.paper import (
     beyond,
     constraint,
+    cost,
     decay,
     drift,
     embedding,
@@ -22,7 +23,7 @@ from examples.paper import (
 from examples.paper.runs import Workplace, workplace
 
 REPRODUCTION = (gradient_flow, table1, saliency_orbits, embedding, drift, jacobian)
-BEYOND = (constraint, gap, decay, beyond)
+BEYOND = (constraint, gap, cost, decay, beyond)
 
 
 def main(place: Workplace) -> None:

@@ -30,6 +30,7 @@ EXHIBITS = (
     "constraint",
     "gap",
     "beyond",
+    "cost",
 )
 """What the page shows, by the names of their JSON files."""
 
@@ -72,6 +73,17 @@ def rows_of(found: Record) -> str:
             cells = [number(numbers[name], DIGITS[name]) for name in ("accuracy", "SI", "LI")]
             cells += [number(numbers["Jacobian spectral norm"], 1), f"{weight:.4g}" if weight else "-"]
             rows.append([group, row, *cells, str(len(numbers["seeds"])), str(numbers["run"]["epochs"])])
+    return lines(header, rows)
+
+
+def cost(found: Record) -> str:
+    """What each way to an invariant network costs and what it reaches."""
+    header = ["group", "model", "time of a step / plain step", "SI", "LI", "accuracy %", "seeds"]
+    rows = []
+    for group, by_row in found.items():
+        for row, numbers in by_row.items():
+            cells = [number(numbers[name], DIGITS[name]) for name in ("SI", "LI", "accuracy")]
+            rows.append([group, row, f"{numbers['step']:.2f}", *cells, str(len(numbers["seeds"]))])
     return lines(header, rows)
 
 
@@ -187,6 +199,7 @@ def build(results: Path) -> str:
         "constraint": constraint(found["constraint"]),
         **{f"gap_{recipe}": rows_of(table) for recipe, table in found["gap"].items()},
         "beyond": beyond(found["beyond"]),
+        "cost": cost(found["cost"]),
     }
     return text.format(**values)
 

@@ -5,7 +5,7 @@ python -m examples.paper.table1 [--quick]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
@@ -54,19 +54,20 @@ class Row(NamedTuple):
     seeds: Sequence[int]
 
 
-def table(place: Workplace, rows: Mapping[str, Row]) -> Record:
+def table(place: Workplace, rows: Mapping[str, Row], groups: Iterable[str] = GROUPS) -> Record:
     """Trains and audits.
 
     Args:
         place: Where.
         rows: By name.
+        groups: Names in ``GROUPS``.
 
     Returns:
         By group and row: the numbers of ``summary``, and the settings of the run.
     """
-    wanted = {(group, name): row.run_of(group) for group in GROUPS for name, row in rows.items()}
+    wanted = {(group, name): row.run_of(group) for group in groups for name, row in rows.items()}
     records = place.records([replace(run, seed=seed) for key, run in wanted.items() for seed in rows[key[1]].seeds])
-    found: Record = {group: {} for group in GROUPS}
+    found: Record = {group: {} for group, _ in wanted}
     for (group, name), run in wanted.items():
         seeds = rows[name].seeds
         found[group][name] = {"run": asdict(run), "seeds": list(seeds)}

@@ -33,6 +33,7 @@ from invreg import (
     KLInvarianceLoss,
     L2InvarianceLoss,
     NormalizedL2InvarianceLoss,
+    orbit_loss,
     spectral_norms,
     symmetrize,
     tie_first_layer,
@@ -61,6 +62,7 @@ METHODS = {
     "IC": "augmentation and an invariance constraint",
     "SYM": "augmentation, layers symmetrised",
     "FREE": "layers symmetrised, then freed with a regulariser",
+    "OC": "the task's loss over the whole orbit, and a regulariser",
 }
 
 
@@ -103,6 +105,9 @@ class Run:
         network: ``MLP``, ``CNN`` or ``ViT``.
         gain: What the first layer's initial weights are multiplied by.
         step: What the recipe's learning rate is multiplied by.
+        samples: How many elements the regulariser draws for each image; None takes all.
+        fraction: Of each batch, which part the regulariser takes.
+        every: At which steps the regulariser is taken: every n-th.
         epochs: How often the training images are gone through.
     """
 
@@ -116,6 +121,9 @@ class Run:
     network: str = "MLP"
     gain: float = 1.0
     step: float = 1.0
+    samples: int | None = None
+    fraction: float = 1.0
+    every: int = 1
     epochs: int = 300
 
     @property
@@ -129,6 +137,8 @@ class Run:
         parts = [self.data, self.network, self.group, self.method]
         parts += [f"{self.loss}-{self.weight:.6g}"] * (self.weight != 0)
         parts += [f"gain-{self.gain:.6g}"] * (self.gain != 1) + [f"step-{self.step:.6g}"] * (self.step != 1)
+        parts += [f"samples-{self.samples}"] * (self.samples is not None)
+        parts += [f"fraction-{self.fraction:.6g}"] * (self.fraction != 1) + [f"every-{self.every}"] * (self.every != 1)
         return "_".join(map(str, (*parts, self.recipe, self.epochs, self.seed))).replace(" ", "-")
 
 
@@ -216,7 +226,7 @@ def train(run: Run, data: Splits, checkpoint: Path) -> Trained:
         The model that classified most validation images right, and by epoch the validation accuracy and the spectral
         norms of the weight matrices.
     """
-    state = _State(run, data)
+    state = Training(run, data)
     if checkpoint.exists():
         state.load(torch.load(checkpoint))
     for epoch in range(state.epoch, run.epochs):
@@ -238,7 +248,7 @@ SAVE_EVERY = 10
 """Epochs from checkpoint to checkpoint."""
 
 
-class _State:
+class Training:
     """A training on its way."""
 
     def __init__(self, run: Run, data: Splits) -> None:
@@ -257,8 +267,9 @@ class _State:
         if run.method in ("SYM", "FREE"):
             self.symmetrization = symmetrize(self.model, self.group, data.train[0][:2])
         self.term: nn.Module | None = None
-        if run.method in ("IR", "FREE"):
-            self.term = LOSSES[run.loss](self.group)
+        if run.method in ("IR", "FREE", "OC"):
+            rarer = {"samples": run.samples, "fraction": run.fraction, "every": run.every}
+            self.term = LOSSES[run.loss](self.group, **rarer)
         if run.method == "IC":
             self.term = InvarianceConstraint(LOSSES[run.loss](self.group), target=run.weight)
         self.optimizer = self.recipe.optimizer(self.model, self.lr)
@@ -289,20 +300,28 @@ class _State:
             if self.recipe.cosine:
                 progress = step / (self.run.epochs * len(batches))
                 self.optimizer.param_groups[0]["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * progress))
-            loss = self.loss(rows)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+            self.take_step(rows)
         self.epoch = epoch + 1
         self._validate()
+
+    def take_step(self, rows: Tensor) -> None:
+        """One step of the optimiser."""
+        loss = self.loss(rows)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
 
     def loss(self, rows: Tensor) -> Tensor:
         """The task loss of some training images, each under an element of its own, and what the method adds to it."""
         x = self.orbit[self.group.sample(len(rows), self.rng), rows]
         if self.recipe.noise:
             x = x + self.recipe.noise * torch.randn_like(x)
+        y = self.data.train[1][rows]
+        if self.run.method == "OC":
+            task, invariance = orbit_loss(F.cross_entropy, self.term)(self.model, x, y)
+            return task + self.weight * invariance
         logits = self.model(x)
-        loss = F.cross_entropy(logits, self.data.train[1][rows])
+        loss = F.cross_entropy(logits, y)
         if self.term is None or self.epoch < self.freed_at:
             return loss
         if not self.recipe.dropout:

@@ -15,6 +15,8 @@ RUNS = [
         Run("R4", method, weight=weight)
         for method, weight in {"DA": 0, "WT": 0, "IR": 1, "IC": 0.1, "SYM": 0, "FREE": 3}.items()
     ),
+    Run("R4", "OC", weight=1),
+    Run("R4", "IR", weight=1, samples=1, fraction=0.5, every=2),
     Run("T3", "FREE", weight=3, recipe="better", gain=5, step=3),
     Run("T3", "IR", weight=1, recipe="better", loss="KL"),
 ]
@@ -38,7 +40,7 @@ def epochs_until_stop(monkeypatch):
     class Epochs:
         left, trained = math.inf, 0
 
-    train_epoch = training._State.train_epoch
+    train_epoch = training.Training.train_epoch
 
     def counted(state, epoch):
         if Epochs.left == 0:
@@ -46,7 +48,7 @@ def epochs_until_stop(monkeypatch):
         Epochs.left, Epochs.trained = Epochs.left - 1, Epochs.trained + 1
         train_epoch(state, epoch)
 
-    monkeypatch.setattr(training._State, "train_epoch", counted)
+    monkeypatch.setattr(training.Training, "train_epoch", counted)
     return Epochs
 
 
