@@ -187,13 +187,12 @@ class Regularization:
         self.value = penalty.detach()
         if not penalty.requires_grad:  # an error function without gradient
             return None
-        if not self._looked_for_scaler and not torch.compiler.is_compiling():
-            penalty.register_hook(self._look_for_scaler)  # type: ignore[no-untyped-call]  # it has no types in torch
         if isinstance(self._scale, Asked):
             penalty = self._scale(penalty) * penalty
         elif self._scale != 1.0:
             penalty = self._scale * penalty
-        return _tied(returned, penalty)
+        watch = None if self._looked_for_scaler or torch.compiler.is_compiling() else self._look_for_scaler
+        return _tied(returned, penalty, watch)
 
     def _penalty(self, call: Call, outputs: Tensor) -> Tensor:
         """What the loop would have to add to its loss."""
@@ -223,14 +222,20 @@ class Regularization:
         if self._looked_for_scaler:
             return
         self._looked_for_scaler = True
-        scalers = (found for found in gc.get_objects() if issubclass(type(found), torch.amp.GradScaler))
-        if any(scaler.is_enabled() for scaler in scalers):
+        scalers = [found for found in gc.get_objects() if issubclass(type(found), torch.amp.GradScaler)]
+        scales = [scaler.get_scale() for scaler in scalers if scaler.is_enabled()]
+        if scales and float(gradient.abs().sum()) >= _SCALED * min(
+            scales
+        ):  # a scaler of other loops shows in no gradient
             warnings.warn(
                 "A GradScaler is in use, which scales the loop's loss but not the penalty that regularize() adds: pass "
                 "loss_scale=scaler.get_scale, or, if the scaler is for another model, loss_scale=lambda: 1.0.",
                 stacklevel=2,
             )
 
+
+_SCALED = 0.1
+"""Of a scale, how much the absolute gradients of scaled outputs add up to at least, in an untrained classifier."""
 
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -259,8 +264,11 @@ class _Tie(torch.autograd.Function):
         return torch.ones((), **ctx.of_penalty), *gradients
 
 
-def _tied(returned: Any, penalty: Tensor) -> Any:
-    """What a model returned, with a penalty that sends its gradient as soon as any of it gets one, and once only."""
+def _tied(returned: Any, penalty: Tensor, watch: Callable[[Tensor], None] | None) -> Any:
+    """What a model returned, with a penalty that sends its gradient as soon as any of it gets one, and once only.
+
+    ``watch`` is shown the gradients that the loop sends.
+    """
     found: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -270,6 +278,8 @@ def _tied(returned: Any, penalty: Tensor) -> Any:
 
     map_nested(note, returned)
     tied = _Tie.apply(penalty, *found.values())  # type: ignore[no-untyped-call]  # it has no types in torch
+    for tensor in tied if watch else ():
+        tensor.register_hook(watch)
     copies = dict(zip(found, tied, strict=True))
     return map_nested(lambda tensor: copies.get(id(tensor), tensor), returned)
 

@@ -640,8 +640,15 @@ def test_scaler_without_a_scale_is_told_once():
         scaler.scale(F.cross_entropy(model(x), y)).backward()
 
 
+def test_scaler_of_another_loop_warns_nobody():
+    model, (x, y) = network(), batch()
+    scaler = torch.amp.GradScaler("cpu")
+    with regularize(model, L2InvarianceLoss(TURNS), WEIGHT):
+        F.cross_entropy(model(x), y).backward()  # a warning would be an error
+    assert scaler.is_enabled()
+
+
 def test_without_a_scaler_in_use_nobody_is_warned():
-    gc.collect()  # those of other tests
     model, (x, y) = network(), batch()
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     regularize(model, L2InvarianceLoss(TURNS), WEIGHT)

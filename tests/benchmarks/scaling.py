@@ -133,9 +133,10 @@ def plot(found: list[Point], path: Path) -> None:
             most = max(point.size for point in of_column)
             panel.plot([0, most], [0, most], "--", color="0.5", label="straight line through the origin")
             for work, marker in (("training step", "o"), ("audit", "s")):
-                for model, colour in zip(MODELS, ("tab:blue", "tab:orange"), strict=True):
+                for model, (colour, size_of_marker) in zip(MODELS, (("tab:blue", 9), ("tab:orange", 5)), strict=True):
                     line = sorted((p.size, getattr(p, cost)) for p in of_column if (p.work, p.model) == (work, model))
                     style = {"color": colour, "marker": marker, "linestyle": "-" if marker == "o" else ":"}
+                    style["markersize"] = size_of_marker  # so that neither hides the other
                     panel.plot(*zip(*line, strict=True), label=f"{work}, {model}", **style)
             panel.set(xlabel=size, ylabel=f"{cost} / {'that of the fewest' if fewest else 'plain step, bare forward'}")
             panel.set(xlim=(0, None), ylim=(0, None))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from invreg import InvarianceConstraint, L2InvarianceLoss, Regularization, regularize
+from invreg import InvarianceConstraint, L2InvarianceLoss, Regularization, regularize, tie_first_layer
 from tests.integration.by_hand import RATE, TURNS, WEIGHT, assert_same, batch, differ, network, objective
 
 pytestmark = pytest.mark.skipif(
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 STEPS = 3
 SAMPLES = 8
+MANY = 240  # so many that a tied linear layer expands nothing
 Step = tuple[Tensor, Tensor]
 
 
@@ -39,9 +40,9 @@ def normalised() -> nn.Sequential:
     return nn.Sequential(*model[:2], nn.BatchNorm1d(7), *model[2:]).double()
 
 
-def own(step: int) -> Step:
+def own(step: int, samples: int = SAMPLES) -> Step:
     """This rank's half of a batch."""
-    x, y = batch(step, samples=SAMPLES)
+    x, y = batch(step, samples=samples)
     half = slice(torch.distributed.get_rank(), None, 2)
     return x[half], y[half]
 
@@ -67,24 +68,40 @@ def wrapped(
 
 def sharded(model: nn.Sequential, weight: Any = WEIGHT, *, first: bool, parts: bool) -> Regularization:
     """The same for FSDP2, which takes a module in place; with its parts as units of their own or as one."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     loss = weight.loss if isinstance(weight, InvarianceConstraint) else L2InvarianceLoss(TURNS)
-    mesh = init_device_mesh("cpu", (2,))
     handle = regularize(model, loss, weight) if first else None
-    for part in (model[1], model[3]) if parts else ():
-        fully_shard(part, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    shard(model, parts=parts)
     return handle or regularize(model, loss, weight)
 
 
-def trained(model: nn.Module, forward: nn.Module | None = None) -> dict[str, Tensor]:
+def shard(model: nn.Sequential, *, parts: bool) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    for part in (model[1], model[3]) if parts else ():
+        fully_shard(part, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def tied(how: str, *, first: bool) -> dict[str, Tensor]:
+    """A model whose first layer is tied before or after it is wrapped or sharded."""
+    model = network()
+    if first:
+        tie_first_layer(model, TURNS)
+    forward = DistributedDataParallel(model) if how == "DDP" else shard(model, parts="parts" in how)
+    if not first:
+        tie_first_layer(model, TURNS)
+    return trained(model, forward, MANY)
+
+
+def trained(model: nn.Module, forward: nn.Module | None = None, samples: int = SAMPLES) -> dict[str, Tensor]:
     """The state after some steps of a loop that knows of no penalty."""
     forward = model if forward is None else forward
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.5)
     for step in range(STEPS):
-        x, y = own(step)
+        x, y = own(step, samples)
         optimizer.zero_grad()
         F.cross_entropy(forward(x), y).backward()
         optimizer.step()
@@ -136,6 +153,8 @@ def run(name: str) -> dict[str, Tensor]:
     """One of the trainings."""
     kind, _, rest = name.partition(", ")
     first = "regularised first" in rest
+    if kind == "tied":
+        return tied(rest.partition(", ")[0], first="tied first" in rest)
     if kind == "DDP":
         settings = {}
         if "static graph" in rest:
@@ -174,6 +193,7 @@ TRAININGS = [
     "constraint, regularised first",
     "constraint, wrapped first",
     "constraint and FSDP, sharded first",
+    *(f"tied, {how}, {order} first" for how in ("DDP", "FSDP", "FSDP of parts") for order in ("tied", "wrapped")),
 ]
 
 
@@ -275,6 +295,20 @@ def test_a_constraint_follows_the_whole_batch(ranks, name):
     torch.testing.assert_close(found[0], constraint.multiplier)
     for rank in ranks:
         assert_same(rank[name].values(), model.state_dict().values(), 1e-5)  # the multiplier is a float32
+
+
+@pytest.mark.parametrize("name", [name for name in TRAININGS if name.startswith("tied")])
+def test_a_tied_model_trains_as_one_process_does(ranks, name):
+    model = network()
+    first, *others = list(model)[1:]
+    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.5)
+    for step in range(STEPS):
+        x, y = batch(step, samples=MANY)
+        optimizer.zero_grad()
+        pooled = torch.stack([first(torch.rot90(x, k, (-2, -1)).flatten(1)) for k in range(4)]).amax(0)
+        F.cross_entropy(nn.Sequential(*others)(pooled), y).backward()
+        optimizer.step()
+    assert_same_on_both(ranks, name, model.state_dict())
 
 
 def test_each_process_draws_its_own_elements_again_the_same(ranks):
