@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invreg import (
@@ -19,6 +18,7 @@ from invreg import (
     tie_first_layer,
 )
 from tests.benchmarks.models import CLASSES, SIDE, mlp
+from tests.benchmarks.steps import training_step
 from tests.benchmarks.timing import ratios
 
 GROUPS: tuple[FiniteGroup, ...] = (CyclicRotation(4), CyclicTranslation(3), Dihedral(4))
@@ -40,29 +40,14 @@ def _steps(group: FiniteGroup, x: Tensor, y: Tensor, rounds: int) -> dict[str, f
     loss = L2InvarianceLoss(group)
     return ratios(
         {
-            "plain": _step(mlp(), x, y),
-            "symmetrize": _step(_symmetrized(group, x), x, y),
-            "tie_first_layer": _step(_tied(group), x, y),
-            "L2InvarianceLoss": _step(mlp(), x, y, loss),
-            "InvarianceConstraint": _step(mlp(), x, y, InvarianceConstraint(loss, target=0.1)),
+            "plain": training_step(mlp(), x, y),
+            "symmetrize": training_step(_symmetrized(group, x), x, y),
+            "tie_first_layer": training_step(_tied(group), x, y),
+            "L2InvarianceLoss": training_step(mlp(), x, y, loss),
+            "InvarianceConstraint": training_step(mlp(), x, y, InvarianceConstraint(loss, target=0.1)),
         },
         rounds=rounds,
     )
-
-
-def _step(model: nn.Module, x: Tensor, y: Tensor, term: nn.Module | None = None) -> Callable[[], object]:
-    optimizer = torch.optim.Adam(model.parameters(), 8e-4)
-
-    def step() -> None:
-        logits = model(x)
-        loss = F.cross_entropy(logits, y)
-        if term is not None:
-            loss = loss + term(model, x, logits)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
 
 
 def _forwards(group: FiniteGroup, x: Tensor, rounds: int) -> dict[str, float]:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from invreg import CyclicRotation, CyclicTranslation, FiniteGroup, L2InvarianceLoss, measure_invariance
 from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.models import CLASSES, MODELS, SIDE
+from tests.benchmarks.steps import training_step
 from tests.benchmarks.timing import ratios
 
 Work = Callable[[], object]
@@ -87,18 +87,7 @@ def _regularized_step(name: str, n: int, group: FiniteGroup) -> Work:
 
 
 def _step(name: str, n: int, term: nn.Module | None) -> Work:
-    model = MODELS[name]()
-    optimizer = torch.optim.Adam(model.parameters(), 8e-4)
-    x, y = torch.randn(n, 1, SIDE, SIDE), torch.randint(CLASSES, (n,))
-
-    def step() -> None:
-        logits = model(x)
-        loss = F.cross_entropy(logits, y)
-        (loss if term is None else loss + 0.1 * term(model, x, logits)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return training_step(MODELS[name](), torch.randn(n, 1, SIDE, SIDE), torch.randint(CLASSES, (n,)), term)
 
 
 def _forwards(name: str, n: int) -> Work:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from invreg import CyclicRotation, Dihedral, FiniteGroup, GroupPooling, tie_first_layer, tying
-from tests.benchmarks.invariant import _step
 from tests.benchmarks.models import CLASSES, SIDE, mlp
+from tests.benchmarks.steps import training_step
 from tests.benchmarks.timing import ratios
 
 GROUPS: tuple[FiniteGroup, ...] = (CyclicRotation(4), Dihedral(4))
@@ -28,7 +28,7 @@ def rows(*, quick: bool) -> Iterator[tuple[str, float]]:
                 "tied by the mean": _tied(group, x, "mean"),
                 "by expanding": _expanding(group, x),
             }
-            steps = {name: _step(model, x, y) for name, model in models.items()}
+            steps = {name: training_step(model, x, y) for name, model in models.items()}
             forwards = {name: _forward(model, x) for name, model in models.items()}
             for what, timed in {"training step": steps, "forward": forwards}.items():
                 found = ratios(timed, rounds=rounds)

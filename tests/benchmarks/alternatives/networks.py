@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invreg import CyclicRotation, L2InvarianceLoss
 from tests.benchmarks.memory import peak_memory
 from tests.benchmarks.models import CLASSES, SIDE
+from tests.benchmarks.steps import training_step
 from tests.benchmarks.timing import ratios
 
 with warnings.catch_warnings():
@@ -88,7 +88,7 @@ def costs(*, n: int, rounds: int) -> dict[str, dict[str, float]]:
         "plain, L2InvarianceLoss(samples=1)": L2InvarianceLoss(GROUP, samples=1),
         "plain, L2InvarianceLoss": L2InvarianceLoss(GROUP),
     }
-    steps = {name: _step(model, x, y, terms.get(name)) for name, model in models.items()}
+    steps = {name: training_step(model, x, y, terms.get(name)) for name, model in models.items()}
     memory = {name: peak_memory(step, "cpu") for name, step in steps.items()}
     sizes = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
     return {
@@ -97,19 +97,6 @@ def costs(*, n: int, rounds: int) -> dict[str, dict[str, float]]:
         "memory of a step": {name: memory[name] / memory["plain"] for name in models},
         "parameters": {name: sizes[name] / sizes["plain"] for name in models},
     }
-
-
-def _step(model: nn.Module, x: Tensor, y: Tensor, term: nn.Module | None) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(model.parameters(), 8e-4)
-
-    def step() -> None:
-        logits = model(x)
-        loss = F.cross_entropy(logits, y)
-        (loss if term is None else loss + 0.1 * term(model, x, logits)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
 
 
 def _forward(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
