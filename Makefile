@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo paper paper-gap paper-beyond paper-quick test lint format bench bench-alternatives wheel clean
+.PHONY: demo paper paper-gap paper-beyond paper-quick test test-slow lint format bench bench-alternatives wheel clean
 
 demo: $(VENV)/installed-examples
 	$(BIN)/python examples/quickstart.py
@@ -33,6 +33,10 @@ paper-quick: $(VENV)/installed-examples
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What takes long: a network from ImageNet audited, a compiler that writes C++.
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

