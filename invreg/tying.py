@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from typing_extensions import Self
 
+from invreg.calls import Key
 from invreg.groups import FiniteGroup, OnKeys
 from invreg.pooling import Reduction, check_pooling, expand, pool
 from invreg.preserve import preserved
@@ -378,10 +379,6 @@ class TiedFirstLayer:
                 f"by {float(difference / scale):.1%} of the largest. All data must go through the tied layer. {listed} "
                 "Name the module that holds all those that the data meets at once with layer=."
             )
-
-
-Key = int | str
-"""Where an argument of a forward is: its position, or its keyword."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Does a regularised model train under mixed precision and a gradient scaler as with the explicit line?"""
 
-import gc
 import warnings
 from itertools import pairwise
 
@@ -97,7 +96,6 @@ def test_gradients_accumulated_over_scaled_batches():
 
 def warned(scaler, **settings) -> list[str]:
     """What a loop of three steps warns of, and when."""
-    gc.collect()  # scalers of earlier loops
     model = network(torch.float32)
     regularize(model, invariance, WEIGHT, **settings)
     said = []
